@@ -1,0 +1,255 @@
+"""The attentive classifier: features -> attention -> encoder -> latent -> decoder, and the details of a forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aib.anchors import AnchorQuantizer
+from aib.attention import SpatialAttention
+from aib.bottleneck import LatentBottleneck
+from aib.functional import Modulation, gaussian_kl, modulate, reparameterize
+
+__all__ = ["Attend", "AttentiveClassifier", "Classifier", "Details", "Noise", "PlainClassifier", "SplitBackbone"]
+
+Attend = Callable[[Tensor], Tensor]
+"""From features (N, C, H, W) to attended features (S_a * N, C, H, W), draws outermost."""
+
+
+class Noise(NamedTuple):
+    """Standard normal noise of a sampled forward pass: (S_a, N, 1, H, W) for the attention, (S_a, S_z, N, K) for the latent."""
+
+    attention: Tensor
+    latent: Tensor
+
+
+@dataclass(frozen=True)
+class Details:
+    """Everything a forward pass computed.
+
+    Shapes are those without ``samples``. With ``samples=(S_a, S_z)``, ``attention``, ``quantized``, ``anchor_values``, ``indices``,
+    ``latent_mean`` and ``latent_std`` gain a leading S_a, ``latent`` and ``sample_logits`` leading (S_a, S_z). Fields that a model
+    does not have are None: a plain classifier has logits only, a model without anchors has no ``quantized``.
+
+    Attributes:
+        logits: (N, classes), averaged over the draws.
+        sample_logits: (S_a, S_z, N, classes) of every draw; with S_a = S_z = 1 when ``samples`` was not given.
+        features: (N, C, H, W) at the site, before attention.
+        attention_mean: (N, 1, H, W) in (0, 1).
+        attention_std: (N, 1, H, W) > 0.
+        attention: (N, 1, H, W) the draw, or the mean on the mean path; a draw can leave [0, 1].
+        quantized: (N, 1, H, W) anchor values, gradient to the attention.
+        anchor_values: (N, 1, H, W) the same values, gradient to the anchors.
+        indices: (N, H, W) int64.
+        latent_mean, latent_std, latent: (N, K).
+        rate: (N,) KL(p(z | x, a) || N(0, I)) in nats, averaged over the attention draws.
+    """
+
+    logits: Tensor
+    sample_logits: Tensor | None = None
+    features: Tensor | None = None
+    attention_mean: Tensor | None = None
+    attention_std: Tensor | None = None
+    attention: Tensor | None = None
+    quantized: Tensor | None = None
+    anchor_values: Tensor | None = None
+    indices: Tensor | None = None
+    latent_mean: Tensor | None = None
+    latent_std: Tensor | None = None
+    latent: Tensor | None = None
+    rate: Tensor | None = None
+
+    @property
+    def map(self) -> Tensor | None:
+        """(N, 1, H, W) the map that modulated the features (quantised where there are anchors), averaged over the draws."""
+        used = self.quantized if self.quantized is not None else self.attention
+        if used is None:
+            return None
+        return used if used.ndim == 4 else used.mean(0)
+
+
+class Classifier(nn.Module):
+    """What every model of the package answers to: logits from ``forward``, the rest from ``forward_details``."""
+
+    num_classes: int
+
+    def forward_details(
+        self, images: Tensor, *, samples: tuple[int, int] | None = None, generator: torch.Generator | None = None
+    ) -> Details:
+        """See `AttentiveClassifier.forward_details`; models that draw nothing ignore ``samples``."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (N, classes) of normalised images (N, channels, height, width)."""
+        return self.forward_details(images).logits
+
+
+class PlainClassifier(Classifier):
+    """A network without attention, with the interface of one: the paired baseline.
+
+    Args:
+        features: images to features (N, C, H, W), up to the place where the attentive twin attends.
+        encoder: features to (N, D).
+        head: (N, D) to (N, classes).
+    """
+
+    def __init__(self, features: nn.Module, encoder: nn.Module, head: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.encoder = encoder
+        self.head = head
+        self.num_classes = num_classes
+
+    def forward_details(
+        self, images: Tensor, *, samples: tuple[int, int] | None = None, generator: torch.Generator | None = None
+    ) -> Details:
+        features = self.features(images)
+        return Details(logits=self.head(self.encoder(features).flatten(1)), features=features)
+
+
+class SplitBackbone(nn.Module):
+    """A network written in two parts, with the attention site between them."""
+
+    def __init__(self, features: nn.Module, encoder: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+        self.encoder = encoder
+
+    def forward(self, images: Tensor, attend: Attend) -> Tensor:
+        """Encoded attended features (S_a * N, D) of images (N, ...)."""
+        return self.encoder(attend(self.features(images))).flatten(1)
+
+
+class AttentiveClassifier(Classifier):
+    """A classifier with variational spatial attention, optional anchors and a latent bottleneck.
+
+    In eval mode the mean path is taken: the attention map and the latent are their means, nothing is drawn and the result is
+    deterministic. In training mode one attention map and one latent are drawn. ``samples`` asks for a number of draws in either
+    mode.
+
+    Args:
+        backbone: called as ``backbone(images, attend)``; must call ``attend`` once on its features and return (N, D).
+        attention: features to attention statistics.
+        bottleneck: (N, D) to latent statistics.
+        decoder: latent (N, K) to (N, classes).
+        quantizer: snaps scores to anchors; None leaves them continuous.
+        modulation: ``"residual"`` F * (1 + A) as published, or ``"plain"`` F * A.
+        num_classes: number of classes.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        attention: SpatialAttention,
+        bottleneck: LatentBottleneck,
+        decoder: nn.Module,
+        *,
+        num_classes: int,
+        quantizer: AnchorQuantizer | None = None,
+        modulation: Modulation = "residual",
+    ) -> None:
+        super().__init__()
+        if modulation not in ("residual", "plain"):
+            raise ValueError(f"modulation is {modulation!r}; it must be 'residual' or 'plain'")
+        self.backbone = backbone
+        self.attention = attention
+        self.quantizer = quantizer
+        self.bottleneck = bottleneck
+        self.decoder = decoder
+        self.modulation: Modulation = modulation
+        self.num_classes = num_classes
+
+    def forward_details(
+        self,
+        images: Tensor,
+        *,
+        samples: tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
+        noise: Noise | None = None,
+        average: Literal["logits", "probabilities"] = "logits",
+        replace_map: Callable[[Tensor], Tensor] | None = None,
+    ) -> Details:
+        """Forward pass with everything it computed.
+
+        The features are computed once, whatever the number of draws.
+
+        Args:
+            images: (N, channels, height, width), normalised.
+            samples: (S_a, S_z) draws of the attention and, for each, of the latent. None takes the mean path in eval mode and one
+                draw of each in training mode.
+            generator: source of the noise; the global one of the device by default.
+            noise: the noise itself, instead of drawing it; its shape then gives the number of draws.
+            average: whether ``logits`` averages the draws' logits (as published) or is the logarithm of their mean probability.
+            replace_map: changes the map (S_a * N, 1, H, W) just before it modulates the features, for ablations.
+
+        Raises:
+            ValueError: ``samples`` is not a pair of positive numbers, ``noise`` has not the shapes of `Noise`, or ``average`` is
+                unknown.
+        """
+        if samples is not None and not (isinstance(samples, tuple | list) and len(samples) == 2 and min(samples) >= 1):
+            raise ValueError(f"samples is {samples}; it must be two numbers of draws, each at least 1, such as (4, 4)")
+        if average not in ("logits", "probabilities"):
+            raise ValueError(f"average is {average!r}; it must be 'logits' or 'probabilities'")
+        if noise is not None:
+            draws_a, draws_z = noise.latent.shape[:2]
+        elif samples is not None:
+            draws_a, draws_z = samples
+        else:
+            draws_a = draws_z = 1
+        sampled = self.training or samples is not None or noise is not None
+        seen: dict[str, Tensor] = {}
+
+        def attend(features: Tensor) -> Tensor:
+            mean, std = self.attention(features)
+            scores = mean.unsqueeze(0)
+            if sampled:
+                shape = (draws_a, *mean.shape)
+                scores = reparameterize(mean, std, _randn(shape, mean, generator, noise and noise.attention))
+            seen.update(features=features, attention_mean=mean, attention_std=std, attention=scores)
+            used = scores
+            if self.quantizer is not None:
+                used, seen["anchor_values"], indices = self.quantizer(scores)
+                seen.update(quantized=used, indices=indices.squeeze(2))
+            used = used.flatten(0, 1)
+            if replace_map is not None:
+                used = replace_map(used)
+            if scores.shape[0] > 1:
+                features = features.repeat(scores.shape[0], 1, 1, 1)
+            return modulate(features, used, self.modulation)
+
+        encoded = self.backbone(images, attend)
+        latent_mean, latent_std = (t.unflatten(0, (draws_a, -1)) for t in self.bottleneck(encoded))
+        latent = latent_mean.unsqueeze(1)
+        if sampled:
+            shape = (draws_a, draws_z, *latent_mean.shape[1:])
+            drawn = _randn(shape, latent_mean, generator, noise and noise.latent)
+            latent = reparameterize(latent, latent_std.unsqueeze(1), drawn)
+        sample_logits = self.decoder(latent.flatten(0, 2).to(encoded.dtype)).unflatten(0, latent.shape[:3])
+        rate = gaussian_kl(latent_mean, latent_std).mean(0)
+        seen.update(latent_mean=latent_mean, latent_std=latent_std)
+        if samples is None and noise is None:
+            once = ("attention", "quantized", "anchor_values", "indices", "latent_mean", "latent_std")
+            seen |= {name: seen[name].squeeze(0) for name in once if name in seen}
+            latent = latent.flatten(0, 2)
+        return Details(logits=_average(sample_logits, average), sample_logits=sample_logits, latent=latent, rate=rate, **seen)
+
+
+def _randn(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None, given: Tensor | None) -> Tensor:
+    if given is not None:
+        # a shape that merely broadcasts would pair draws with the wrong images
+        if given.shape != shape:
+            raise ValueError(f"noise has shape {tuple(given.shape)}; expected {shape}")
+        return given
+    return torch.randn(shape, device=like.device, dtype=like.dtype, generator=generator)
+
+
+def _average(sample_logits: Tensor, average: str) -> Tensor:
+    draws = sample_logits.flatten(0, 1)
+    if average == "logits" or len(draws) == 1:
+        return draws.mean(0)
+    return draws.float().log_softmax(-1).logsumexp(0) - math.log(len(draws))

@@ -1,0 +1,89 @@
+"""The ``aib`` command: a dict of verb to function. Nothing heavy is imported before the verb's options are parsed."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "demo": "train, evaluate and compare on the embedded data, and open the report (start here)",
+    "train": "train a classifier on your images or from a recipe",
+    "eval": "error, calibration, rate and anchors of a trained run",
+    "explain": "show where a trained run looks in an image or a folder of images",
+    "report": "one self-contained HTML page about one or more runs",
+    "sites": "list where attention can be attached in a timm model",
+    "recipes": "list the recipes and models",
+    "doctor": "check this machine: versions, devices, disk, what is missing",
+}
+"""Verb to one-line help; the function is ``run`` of the module of that name in `aib.commands`."""
+
+
+def command(verb: str) -> Callable[[Sequence[str]], None]:
+    """The function of a verb, imported now."""
+    function: Callable[[Sequence[str]], None] = importlib.import_module(f"aib.commands.{verb}").run
+    return function
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0, 1 (doctor found something missing), 2 (bad input) or 130 (interrupted)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    verb, rest = given[0], given[1:]
+    if verb in ("--version", "version"):
+        from aib import __version__
+
+        print(f"aib {__version__}")
+        return 0
+    if verb not in COMMANDS:
+        near = difflib.get_close_matches(verb, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(COMMANDS)}"
+        print(f"aib: unknown command {verb!r}; {hint}", file=sys.stderr)
+        return 2
+    try:
+        command(verb)(rest)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"aib {verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of a pipe has gone (| head): be quiet, also while the interpreter flushes on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        if type(error).__name__ == "Interrupted":
+            print(f"aib {verb}: {error}", file=sys.stderr)
+            return 130
+        if not isinstance(error, ValueError | OSError):
+            raise
+        print(f"aib {verb}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return " ".join(str(error).split())
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: aib COMMAND [options]     (aib COMMAND --help for its options)", "",
+         "Image classifiers that show where they look.", "", *lines]
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""``aib eval``: the numbers of a trained run on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Evaluate a run: error with interval, calibration, rate, anchors, and what the map is worth."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    split: Literal["test", "val"] = "test"
+    """Which images."""
+    data: str | None = None
+    """Another data set with the same classes."""
+    samples: tuple[int, int] | None = None
+    """Draws of the attention and, for each, of the latent (4 4 as published); by default the deterministic mean path."""
+    seed: int = 0
+    """Seed of draws, shuffles and intervals."""
+    device: str = "auto"
+    """cpu, cuda, mps or auto."""
+    record: Path | None = None
+    """Add or replace the run's row in this CSV file (results/runs.csv)."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse ``arguments``, evaluate and print."""
+    options = tyro.cli(EvalOptions, prog="aib eval", args=list(arguments))
+
+    from rich.console import Console
+
+    from aib.train.device import choose_device
+    from aib.train.evaluate import evaluate
+    from aib.train.record import record_run
+
+    result = evaluate(
+        options.run, split=options.split, data=options.data, device=choose_device(options.device), samples=options.samples,
+        seed=options.seed,
+    )  # fmt: skip
+    Console(soft_wrap=True, highlight=False).print("\n".join(summary_lines(result)), markup=False)
+    if options.record is not None:
+        record_run(options.run, result, options.record)
+
+
+def summary_lines(result: dict) -> list[str]:
+    """The main numbers of an evaluation as aligned lines of text."""
+    low, high = result["error_interval"]
+    rows = [
+        ("images", f"{result['n']} ({result['data']}, {result['split']})"),
+        ("error", f"{100 * result['error']:.2f} %   95 % interval {100 * low:.2f} to {100 * high:.2f}"),
+        ("cross-entropy", f"{result['cross_entropy']:.4f} nats"),
+        ("calibration error", f"{100 * result['ece']:.2f} %"),
+    ]
+    if "rate_bits" in result:
+        rows.append(("rate", f"{result['rate_bits']:.2f} bits"))
+    if "anchors" in result:
+        anchors = result["anchors"]
+        rows.append(("anchors", f"{anchors['used']} of {len(anchors['values'])} in use, perplexity {anchors['perplexity']:.1f}"))
+    if "map_ablation" in result:
+        ablation = result["map_ablation"]
+        shuffled, own = 100 * ablation["shuffled_images"], 100 * ablation["original"]
+        rows.append(("map shuffled", f"error {shuffled:.2f} % under other images' maps ({own:.2f} % under its own)"))
+    for name, scores in result.get("localization", {}).get("maps", {}).items():
+        shown = "   ".join(f"{metric.replace('_', ' ')} {values[0]:.3f}" for metric, values in scores.items())
+        rows.append((f"on the object: {name}", shown))
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {text}" for name, text in rows]

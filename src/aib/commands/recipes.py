@@ -1,0 +1,40 @@
+"""``aib recipes``: the packaged recipes with published and measured values, and the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+
+@dataclass(frozen=True)
+class RecipesOptions:
+    """List the recipes and models, or print one recipe."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """A recipe to print, ready to be saved and changed."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse ``arguments`` and print."""
+    options = tyro.cli(RecipesOptions, prog="aib recipes", args=list(arguments))
+
+    from aib.recipes import list_recipes, recipe_path
+
+    if options.name is not None:
+        print(recipe_path(options.name).read_text(encoding="utf-8"), end="")
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from aib.models import model_names
+
+    table = Table("recipe", "what", "published", "measured", box=None)
+    for recipe in list_recipes():
+        table.add_row(recipe.name, recipe.summary, recipe.published or "-", recipe.measured or "not run")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"\nmodels: {', '.join(model_names())}, and every timm model with --attend SITE (aib sites MODEL lists them)")
+    console.print("run one: aib train --recipe NAME     change one: aib recipes NAME > mine.toml; aib train --recipe mine.toml")

@@ -1,0 +1,57 @@
+"""``aib train``: train a classifier, from options, from a recipe, or go on with an interrupted run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from aib.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a classifier and leave a run folder.
+
+    Options override the recipe's values. Ctrl-C saves the run; --resume RUN goes on with it.
+    """
+
+    recipe: str | None = None
+    """A recipe's name (aib recipes lists them) or the path of a TOML file."""
+    resume: str | None = None
+    """An interrupted run's folder; its own configuration counts, other options are refused."""
+    config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse ``arguments`` and train."""
+    given = list(arguments)
+    default = TrainOptions()
+    if (name := _value(given, "--recipe")) is not None:
+        from aib.recipes import load_recipe
+
+        default = TrainOptions(recipe=name, config=load_recipe(name))
+    options = tyro.cli(TrainOptions, prog="aib train", args=given, default=default)
+    if options.resume is not None and options.config != TrainConfig():
+        raise ValueError("--resume takes the run's own configuration; leave the other options out")
+
+    from rich.console import Console
+
+    from aib.train.loop import train
+
+    folder = train(options.config, resume=Path(options.resume) if options.resume else None)
+    Console(quiet=options.config.run.quiet, soft_wrap=True, highlight=False).print(
+        f"saved in {folder.path}\nnext: aib eval {folder.path}   aib explain {folder.path} IMAGE   aib report {folder.path}"
+    )
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    """The value given to ``option``, found before the options are parsed: it decides their defaults."""
+    for i, argument in enumerate(arguments):
+        if argument == option and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{option}="):
+            return argument.split("=", 1)[1]
+    return None

@@ -1,0 +1,84 @@
+"""Augmentation and normalisation of whole batches, on the device the batch lives on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["channel_statistics", "normalize", "random_crop", "random_flip"]
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Float images with zero mean and unit deviation a channel.
+
+    Args:
+        images: (N, C, H, W) uint8 in [0, 255].
+        mean, std: C values for images scaled to [0, 1].
+
+    Raises:
+        ValueError: the number of channels is not C.
+    """
+    if images.shape[1] != len(mean):
+        raise ValueError(f"images have {images.shape[1]} channels; the network was made for {len(mean)}")
+    shift = torch.tensor(mean, dtype=dtype, device=images.device).mul_(255).view(1, -1, 1, 1)
+    scale = torch.tensor(std, dtype=dtype, device=images.device).mul_(255).reciprocal_().view(1, -1, 1, 1)
+    return images.to(dtype).sub_(shift).mul_(scale)
+
+
+def channel_statistics(batches: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel, for images scaled to [0, 1]; exact, one batch in memory at a time.
+
+    A channel that never changes gets the deviation of one grey level, so that dividing by it is safe.
+
+    Args:
+        batches: tensors (N, C, H, W) uint8, at least one.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    counts: Tensor | None = None
+    for images in batches:
+        seen = torch.stack([torch.bincount(channel.reshape(-1), minlength=256) for channel in images.cpu().unbind(1)])
+        counts = seen if counts is None else counts + seen
+    if counts is None:
+        raise ValueError("mean and deviation need at least one batch of images; there is none")
+    share = counts.double() / counts.sum(1, keepdim=True)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ levels
+    variance = (share * (levels - mean[:, None]).square()).sum(1)
+    return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
+
+
+def random_flip(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Each image (N, C, H, W) mirrored left to right with probability 1/2."""
+    flip = torch.rand(len(images), device=images.device, generator=generator) < 0.5
+    return torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def random_crop(images: Tensor, pad: int, generator: torch.Generator | None = None) -> Tensor:
+    """Each image (N, C, H, W) padded by reflection and cropped back to (H, W) at its own random place.
+
+    Raises:
+        ValueError: ``pad`` is not smaller than the image.
+    """
+    if pad == 0:
+        return images
+    n, c, h, w = images.shape
+    if not 0 < pad < min(h, w):
+        raise ValueError(f"crop padding is {pad}; it must be between 0 and {min(h, w) - 1} for {h}x{w} images")
+    # reflect padding has no uint8 kernel: take the reflected rows and columns by index instead, and the crop with them
+    device = images.device
+    top = torch.randint(0, 2 * pad + 1, (n, 1), device=device, generator=generator) - pad
+    left = torch.randint(0, 2 * pad + 1, (n, 1), device=device, generator=generator) - pad
+    rows = _reflect(torch.arange(h, device=device) + top, h)
+    columns = _reflect(torch.arange(w, device=device) + left, w)
+    picked = torch.gather(images, 2, rows.view(n, 1, h, 1).expand(n, c, h, w))
+    return torch.gather(picked, 3, columns.view(n, 1, 1, w).expand(n, c, h, w))
+
+
+def _reflect(position: Tensor, length: int) -> Tensor:
+    """Positions outside [0, length) mirrored back at the border, the border itself not repeated."""
+    position = position.abs()
+    return torch.where(position >= length, 2 * (length - 1) - position, position)

@@ -1,0 +1,174 @@
+"""One image file, whatever its format, to an upright RGB array of a given size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+__all__ = ["ImageError", "decode_image", "read_image", "size_pair", "to_rgb", "upright_size"]
+
+CROP_AREA = (0.35, 1.0)
+"""Share of an image's area that a random crop keeps."""
+
+CROP_RATIO = (3 / 4, 4 / 3)
+"""Aspect ratio of a random crop, relative to that of the size wanted."""
+
+
+class ImageError(ValueError):
+    """A file that cannot be read as an image.
+
+    Attributes:
+        path: the file.
+        reason: why, on one line.
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path} cannot be read as an image: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+
+def size_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) from a pair or from the side of a square.
+
+    Raises:
+        ValueError: a side is below 1.
+    """
+    pair = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if min(pair) < 1:
+        raise ValueError(f"image_size is {size}; each side must be at least 1 pixel, such as 224")
+    return pair
+
+
+def read_image(path: Path | str, size: int | tuple[int, int], *, channels: int = 3) -> Tensor:
+    """(channels, H, W) uint8: the shorter side resized and the centre cropped, as in evaluation.
+
+    Args:
+        path: an image file of any format, mode and size that Pillow reads.
+        size: (H, W), or the side of a square.
+        channels: 3 for RGB, 1 for grey.
+
+    Raises:
+        ImageError: the file is missing, truncated, not an image or larger than Pillow's limit; the message names it.
+        ValueError: ``channels`` is neither 1 nor 3, or a side is below 1.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels is {channels}; it must be 3 (RGB) or 1 (grey)")
+    pixels = decode_image(path, size_pair(size))
+    if channels == 1:
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def decode_image(path: Path | str, size: tuple[int, int], crop: np.random.Generator | None = None) -> np.ndarray:
+    """(H, W, 3) uint8, upright, resized with antialiasing to ``size`` = (H, W).
+
+    The region resized is the largest centred one with the aspect ratio of ``size``; with ``crop`` it is a random one that keeps 35
+    to 100 % of the area (less of an image much longer than wide).
+
+    Raises:
+        ImageError: see `read_image`.
+    """
+    with _opened(path) as image:
+        # lets libjpeg decode a large photograph at 1/2, 1/4 or 1/8, still at least twice the size wanted
+        image.draft(None, (2 * max(size), 2 * max(size)))
+        # the file's own orientation tag is lost by a conversion: turn first
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb = to_rgb(image)
+        box = _largest_box(rgb.size, size) if crop is None else _random_box(rgb.size, size, crop)
+        return np.asarray(rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
+
+
+def upright_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) of the image once turned upright, from the file's header.
+
+    Raises:
+        ImageError: see `read_image`.
+    """
+    with _opened(path) as image:
+        if image.format == "TIFF":
+            # Pillow turns these itself while loading, and only then do size and tag agree
+            image.load()
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (width, height) if turned else (height, width)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in 8-bit RGB.
+
+    Transparent parts lie on white. Integer modes wider than 8 bits are taken as [0, 65535] whatever the image's own range, so that
+    brightness stays comparable between images. Floats are taken as [0, 1] where they fit there and as [0, 255] otherwise.
+
+    Raises:
+        ValueError: the pixels are not finite, or Pillow has no way from the mode to RGB.
+    """
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        pixels = np.asarray(image)
+        if not np.isfinite(pixels).all():
+            raise ValueError("it holds NaN or infinite pixels")
+        scale = 255.0 if pixels.min() >= 0.0 and pixels.max() <= 1.0 else 1.0
+        image = Image.fromarray(np.rint(pixels * scale).clip(0, 255).astype(np.uint8))
+    elif image.mode in ("La", "RGBa"):
+        # premultiplied modes reach RGBA only through their plain counterpart
+        image = image.convert(image.mode[:-1] + "A")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Image.Image]:
+    """The file opened by Pillow; whatever goes wrong while it is open becomes an `ImageError`."""
+    if not Path(path).is_file():
+        # a pipe would block for ever, a dangling link has no reason of its own
+        raise ImageError(path, "it is a folder" if Path(path).is_dir() else "there is no such regular file")
+    try:
+        with Image.open(path) as image:
+            yield image
+    except UnidentifiedImageError as error:
+        raise ImageError(path, "it is not an image that Pillow knows") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(path, "it has more pixels than Pillow's limit against decompression bombs") from error
+    except Exception as error:
+        # Pillow's plugins raise whatever their parser trips over: OSError, SyntaxError, struct.error, KeyError, ...
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ImageError(path, " ".join(reason.split()) or type(error).__name__) from error
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
+
+
+def _largest_box(image: tuple[int, int], size: tuple[int, int], across: float = 0.5, down: float = 0.5) -> Box:
+    """The largest region of an image (width, height) with the aspect ratio of ``size`` (height, width), centred by default."""
+    scale = min(image[0] / size[1], image[1] / size[0])
+    return _box(image, size[1] * scale, size[0] * scale, across, down)
+
+
+def _random_box(image: tuple[int, int], size: tuple[int, int], rng: np.random.Generator) -> Box:
+    """A region of random area, aspect ratio and place; the largest one, at a random place, if none of ten fits a long image."""
+    for _ in range(10):
+        area = image[0] * image[1] * rng.uniform(*CROP_AREA)
+        ratio = size[1] / size[0] * math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+        width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if width <= image[0] and height <= image[1]:
+            return _box(image, width, height, rng.uniform(), rng.uniform())
+    return _largest_box(image, size, rng.uniform(), rng.uniform())
+
+
+def _box(image: tuple[int, int], width: float, height: float, across: float, down: float) -> Box:
+    """The box of a width and height at relative place (0 to 1) across and down; rounding never takes it outside the image."""
+    left, top = max(image[0] - width, 0.0) * across, max(image[1] - height, 0.0) * down
+    return left, top, min(left + width, image[0]), min(top + height, image[1])

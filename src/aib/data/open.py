@@ -1,0 +1,79 @@
+"""Any data set from the one word a user gives for it."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aib.data.bundle import DataBundle
+
+__all__ = ["DATA_NAMES", "open_data"]
+
+DATA_NAMES = ("clutter", "cifar10", "cifar100")
+"""Data sets with a name; anything else is a path."""
+
+
+def open_data(
+    data: str,
+    *,
+    root: Path | str = "data",
+    image_size: int | tuple[int, int] | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    download: bool = False,
+    skip_bad: bool = False,
+    workers: int = 2,
+) -> DataBundle:
+    """Open the data set called ``data``.
+
+    Args:
+        data: ``"clutter"`` (embedded), ``"cifar10"`` or ``"cifar100"`` (in ``root``), an ``.npz`` file, or a folder of class
+            folders. A name wins over a path; write ``./cifar10`` for a folder of that name.
+        root: the folder of the named benchmarks.
+        image_size: size of the batches of a folder; other sets have their own.
+        val_fraction, seed: of the stratified hold-out where the data bring no validation split. ``clutter`` has a seed of its own
+            and splits handwriting and photographs itself.
+        download: fetch a benchmark that is not in ``root``.
+        skip_bad: leave out a folder's unreadable files instead of raising.
+        workers: processes that decode a folder's large images.
+
+    Raises:
+        ValueError: there is no such name or path, ``image_size`` differs from that of a set that cannot be resized, or whatever is
+            wrong with the data.
+    """
+    path = Path(data).expanduser()
+    if data not in DATA_NAMES and path.is_dir():
+        from aib.data.folder import open_folder
+
+        return open_folder(path, image_size=image_size, val_fraction=val_fraction, seed=seed, skip_bad=skip_bad, workers=workers)
+    bundle = _fixed_size(data, path, root, val_fraction, seed, download)
+    height, width = bundle.image_size
+    if image_size not in (None, bundle.image_size) and not (image_size == height == width):
+        raise ValueError(f"image_size is {image_size} but {data} has {height}x{width} images; only folders of images are resized")
+    return bundle
+
+
+def _fixed_size(data: str, path: Path, root: Path | str, val_fraction: float, seed: int, download: bool) -> DataBundle:
+    """The sets whose images come at their own size."""
+    if data == "clutter":
+        from aib.data.clutter import make_clutter
+
+        return make_clutter()
+    if data in DATA_NAMES:
+        from aib.data.benchmarks import open_benchmark
+
+        return open_benchmark(data, root, download=download, val_fraction=val_fraction, seed=seed)
+    if path.suffix.lower() == ".npz":
+        from aib.data.arrays import open_arrays
+
+        return open_arrays(path, val_fraction=val_fraction, seed=seed)
+    if path.exists():
+        raise ValueError(f"{data} is neither a folder of class folders nor an .npz file")
+    near = difflib.get_close_matches(data.lower(), DATA_NAMES, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+        f"there is no data set and no path {data!r}; {hint}"
+        f"Give a folder of class folders, an .npz file or one of {', '.join(DATA_NAMES)}"
+    )

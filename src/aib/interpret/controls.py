@@ -1,0 +1,104 @@
+"""Maps that know nothing of the model: what a score is worth is how far it stands above theirs.
+
+Every control takes a tensor (N, C, H, W), images or maps, and gives maps (N, 1, H, W) float32 on its device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["blurred_random", "centred_gaussian", "chance", "edge_map", "other_image", "uniform"]
+
+
+def uniform(like: Tensor) -> Tensor:
+    """One everywhere: all positions tie."""
+    _check(like)
+    return torch.ones((), device=like.device).expand(len(like), 1, *like.shape[2:])
+
+
+def centred_gaussian(like: Tensor, sigma: float | None = None) -> Tensor:
+    """A Gaussian bump on the middle of the image, 1 at its top: "the object is in the centre".
+
+    Args:
+        like: (N, C, H, W).
+        sigma: standard deviation in pixels; H / 4 by default.
+
+    Raises:
+        ValueError: ``sigma`` is not positive.
+    """
+    _check(like)
+    height, width = like.shape[2:]
+    sigma = _positive(height / 4 if sigma is None else sigma)
+    rows = torch.arange(height, device=like.device) - (height - 1) / 2
+    columns = torch.arange(width, device=like.device) - (width - 1) / 2
+    bump = torch.exp(-(rows[:, None].square() + columns.square()) / (2 * sigma**2))
+    return bump.expand(len(like), 1, height, width)
+
+
+def edge_map(images: Tensor) -> Tensor:
+    """Sobel gradient magnitude of the grey image, the mean of its channels (N, C, H, W); the border is replicated."""
+    _check(images)
+    grey = F.pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device)
+    return F.conv2d(grey, torch.stack([across, across.T])[:, None]).norm(dim=1, keepdim=True)
+
+
+def other_image(maps: Tensor) -> Tensor:
+    """The maps (N, 1, H, W) of other images: image i gets the map of image i - 1, the first that of the last.
+
+    Raises:
+        ValueError: there is no other image.
+    """
+    _check(maps)
+    if len(maps) < 2:
+        raise ValueError(f"there are {len(maps)} maps; the map of another image needs at least 2")
+    return maps.roll(1, 0).float()
+
+
+def blurred_random(like: Tensor, seed: int = 0, sigma: float | None = None) -> Tensor:
+    """White noise blurred by a Gaussian, each map scaled to [0, 1]: smooth as an attention map, and about nothing.
+
+    The blur wraps around, so no place is favoured: on average its maximum lies in a mask as often as chance says.
+
+    Args:
+        like: (N, C, H, W).
+        seed: of the noise.
+        sigma: standard deviation of the blur in pixels; H / 8 by default.
+
+    Raises:
+        ValueError: ``sigma`` is not positive.
+    """
+    _check(like)
+    count, _, height, width = like.shape
+    sigma = _positive(height / 8 if sigma is None else sigma)
+    noise = torch.randn(count, 1, height, width, generator=torch.Generator().manual_seed(seed))
+    frequency = torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()
+    blur = torch.exp(-2 * (math.pi * sigma) ** 2 * frequency)
+    maps = torch.fft.irfft2(torch.fft.rfft2(noise) * blur, s=(height, width))
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return ((maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)).to(like.device)
+
+
+def chance(masks: Tensor) -> float:
+    """Mean share of the image that its mask covers, over the masks (N, 1, H, W) that are not empty; NaN if all are.
+
+    It is the pointing game and the energy of the uniform map.
+    """
+    _check(masks)
+    share = masks.bool().flatten(1).double().mean(1)
+    return share[share > 0].mean().item()
+
+
+def _check(tensor: Tensor) -> None:
+    if tensor.ndim != 4:
+        raise ValueError(f"got shape {tuple(tensor.shape)}; expected (N, C, H, W)")
+
+
+def _positive(sigma: float) -> float:
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise ValueError(f"sigma is {sigma}; it must be a positive number of pixels")
+    return sigma

@@ -1,0 +1,99 @@
+"""VGG for 32x32 images and its attentive twins.
+
+The network of "Learn to Pay Attention" (Jetley et al. 2018): thirteen 3x3 convolutions with bias, batch normalisation and ReLU, no
+pooling inside the first three blocks. The attentive models attend after block 3 and its pooling, on features (N, 256, 16, 16).
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from aib.anchors import AnchorQuantizer
+from aib.attention import SpatialAttention
+from aib.bottleneck import LatentBottleneck, deep_decoder
+from aib.classifier import AttentiveClassifier, PlainClassifier, SplitBackbone
+from aib.functional import Modulation
+from aib.models.registry import register
+
+__all__ = ["vgg", "vgg_aib", "vgg_aib_qt"]
+
+WIDTH = 512
+
+
+def conv_block(channels: int, width: int, count: int = 1) -> list[nn.Module]:
+    """``count`` times 3x3 convolution, batch normalisation and ReLU."""
+    layers: list[nn.Module] = []
+    for i in range(count):
+        layers += [nn.Conv2d(channels if i == 0 else width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    return layers
+
+
+def _features(in_channels: int) -> nn.Sequential:
+    """Blocks 1-3 at full resolution and the first pooling: (N, 3, 32, 32) to (N, 256, 16, 16)."""
+    blocks = conv_block(in_channels, 64, 2) + conv_block(64, 128, 2) + conv_block(128, 256, 3)
+    return nn.Sequential(*blocks, nn.MaxPool2d(2))
+
+
+def _encoder() -> nn.Sequential:
+    """Blocks 4-6 and the 1x1 convolution: (N, 256, 16, 16) to (N, 512, 1, 1)."""
+    return nn.Sequential(
+        *conv_block(256, WIDTH, 3), nn.MaxPool2d(2),
+        *conv_block(WIDTH, WIDTH, 3), nn.MaxPool2d(2),
+        *conv_block(WIDTH, WIDTH), nn.MaxPool2d(2),
+        *conv_block(WIDTH, WIDTH), nn.MaxPool2d(2),
+        nn.Conv2d(WIDTH, WIDTH, 1),
+    )  # fmt: skip
+
+
+def xavier_init(model: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for every convolution and linear layer, the published start of the VGG models."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+@register
+def vgg(num_classes: int, in_channels: int = 3) -> PlainClassifier:
+    """The plain VGG: 19.71 M parameters, 3.79 GMAC an image (10 classes)."""
+    model = PlainClassifier(_features(in_channels), _encoder(), nn.Linear(WIDTH, num_classes), num_classes)
+    xavier_init(model)
+    return model
+
+
+@register
+def vgg_aib(
+    num_classes: int,
+    in_channels: int = 3,
+    latent_dim: int = 256,
+    anchors: int | None = None,
+    modulation: Modulation = "residual",
+) -> AttentiveClassifier:
+    """VGG-aib: continuous attention, K = 256. 20.04 M parameters."""
+    encoder = _encoder().append(nn.ReLU(inplace=True))
+    model = AttentiveClassifier(
+        SplitBackbone(_features(in_channels), encoder),
+        SpatialAttention(256),
+        LatentBottleneck(WIDTH, latent_dim),
+        deep_decoder(latent_dim, num_classes),
+        num_classes=num_classes,
+        quantizer=AnchorQuantizer(anchors) if anchors is not None else None,
+        modulation=modulation,
+    )
+    xavier_init(model)
+    return model
+
+
+@register
+def vgg_aib_qt(
+    num_classes: int,
+    in_channels: int = 3,
+    latent_dim: int = 256,
+    anchors: int | None = None,
+    modulation: Modulation = "residual",
+) -> AttentiveClassifier:
+    """VGG-aib-qt: attention snapped to anchors; by default 20 of them, 50 from 100 classes on, as published."""
+    if anchors is None:
+        anchors = 50 if num_classes >= 100 else 20
+    return vgg_aib(num_classes, in_channels, latent_dim, anchors, modulation)

@@ -1,0 +1,183 @@
+"""Small VGGs for CPUs, named by width (`vgg_xs` 8, `vgg_s` 16, `vgg_m` 32 channels at full resolution), and their attentive twins.
+
+The paper's arrangement at a few thousandths of its cost: 3x3 convolutions with batch normalisation and ReLU, one stage at the
+image's resolution, three at half of it, where the attention sits (16x16 for 32x32), and one each at a quarter and an eighth. A
+3x3 convolution on such shallow features sees too little of the image to tell an object from its surroundings, so the attention
+has a branch of its own, as the published models on residual networks and on CUB have: `ContextHead`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from aib.anchors import AnchorQuantizer
+from aib.attention import SpatialAttention
+from aib.bottleneck import LatentBottleneck, deep_decoder
+from aib.classifier import AttentiveClassifier, PlainClassifier, SplitBackbone
+from aib.functional import Modulation
+from aib.models.registry import register
+from aib.models.vgg import conv_block
+
+__all__ = ["ContextHead", "vgg_m", "vgg_m_aib", "vgg_m_aib_qt", "vgg_s", "vgg_s_aib", "vgg_s_aib_qt", "vgg_xs", "vgg_xs_aib",
+           "vgg_xs_aib_qt"]  # fmt: skip
+
+WIDTH = {"xs": 8, "s": 16, "m": 32}
+ANCHORS = 20
+LATENT_PER_WIDTH = 4
+"""Latent dimensions for each channel of width: 64 for vgg_s."""
+
+
+class ContextHead(nn.Module):
+    """Raw attention scores (N, 1, H, W) from features (N, C, H, W) and their surroundings at half the resolution.
+
+    Args:
+        channels: C.
+        width: channels of the branch.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.context = nn.Sequential(nn.MaxPool2d(2), *conv_block(channels, width, 2))
+        self.score = nn.Sequential(*conv_block(channels + width, width), nn.Conv2d(width, 1, 3, padding=1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        context = nn.functional.interpolate(self.context(features), features.shape[2:], mode="bilinear", align_corners=False)
+        return self.score(torch.cat([features, context], 1))
+
+
+def _features(width: int, in_channels: int) -> nn.Sequential:
+    """(N, in_channels, H, W) to (N, 2 * width, H / 2, W / 2)."""
+    return nn.Sequential(*conv_block(in_channels, width), nn.MaxPool2d(2), *conv_block(width, 2 * width, 3))
+
+
+def _encoder(width: int) -> nn.Sequential:
+    """(N, 2 * width, H, W) to (N, 4 * width, 1, 1)."""
+    return nn.Sequential(
+        nn.MaxPool2d(2), *conv_block(2 * width, 4 * width), nn.MaxPool2d(2), *conv_block(4 * width, 4 * width),
+        nn.AdaptiveMaxPool2d(1),
+    )  # fmt: skip
+
+
+def _init(model: nn.Module) -> None:
+    """He initialisation of the convolutions; scores start near zero, so that the attention starts even."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.out_channels > 1:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight)
+
+
+def _plain(size: str, num_classes: int, in_channels: int) -> PlainClassifier:
+    width = WIDTH[size]
+    model = PlainClassifier(_features(width, in_channels), _encoder(width), nn.Linear(4 * width, num_classes), num_classes)
+    _init(model)
+    return model
+
+
+def _attentive(
+    size: str, num_classes: int, in_channels: int, latent_dim: int | None, anchors: int | None, modulation: Modulation
+) -> AttentiveClassifier:
+    width = WIDTH[size]
+    latent_dim = latent_dim or LATENT_PER_WIDTH * width
+    model = AttentiveClassifier(
+        SplitBackbone(_features(width, in_channels), _encoder(width)),
+        SpatialAttention(2 * width, head=ContextHead(2 * width, 2 * width)),
+        LatentBottleneck(4 * width, latent_dim),
+        deep_decoder(latent_dim, num_classes),
+        num_classes=num_classes,
+        quantizer=AnchorQuantizer(anchors) if anchors else None,
+        modulation=modulation,
+    )
+    _init(model)
+    return model
+
+
+@register
+def vgg_xs(num_classes: int, in_channels: int = 3) -> PlainClassifier:
+    """The plain network of 8 channels."""
+    return _plain("xs", num_classes, in_channels)
+
+
+@register
+def vgg_s(num_classes: int, in_channels: int = 3) -> PlainClassifier:
+    """The plain network of 16 channels."""
+    return _plain("s", num_classes, in_channels)
+
+
+@register
+def vgg_m(num_classes: int, in_channels: int = 3) -> PlainClassifier:
+    """The plain network of 32 channels."""
+    return _plain("m", num_classes, in_channels)
+
+
+@register
+def vgg_xs_aib(
+    num_classes: int,
+    in_channels: int = 3,
+    latent_dim: int | None = None,
+    anchors: int | None = None,
+    modulation: Modulation = "plain",
+) -> AttentiveClassifier:
+    """`vgg_xs` with continuous attention."""
+    return _attentive("xs", num_classes, in_channels, latent_dim, anchors, modulation)
+
+
+@register
+def vgg_xs_aib_qt(
+    num_classes: int,
+    in_channels: int = 3,
+    latent_dim: int | None = None,
+    anchors: int | None = ANCHORS,
+    modulation: Modulation = "plain",
+) -> AttentiveClassifier:
+    """`vgg_xs` with attention snapped to anchors."""
+    return _attentive("xs", num_classes, in_channels, latent_dim, anchors or ANCHORS, modulation)
+
+
+@register
+def vgg_s_aib(
+    num_classes: int,
+    in_channels: int = 3,
+    latent_dim: int | None = None,
+    anchors: int | None = None,
+    modulation: Modulation = "plain",
+) -> AttentiveClassifier:
+    """`vgg_s` with continuous attention."""
+    return _attentive("s", num_classes, in_channels, latent_dim, anchors, modulation)
+
+
+@register
+def vgg_s_aib_qt(
+    num_classes: int,
+    in_channels: int = 3,
+    latent_dim: int | None = None,
+    anchors: int | None = ANCHORS,
+    modulation: Modulation = "plain",
+) -> AttentiveClassifier:
+    """`vgg_s` with attention snapped to anchors."""
+    return _attentive("s", num_classes, in_channels, latent_dim, anchors or ANCHORS, modulation)
+
+
+@register
+def vgg_m_aib(
+    num_classes: int,
+    in_channels: int = 3,
+    latent_dim: int | None = None,
+    anchors: int | None = None,
+    modulation: Modulation = "plain",
+) -> AttentiveClassifier:
+    """`vgg_m` with continuous attention."""
+    return _attentive("m", num_classes, in_channels, latent_dim, anchors, modulation)
+
+
+@register
+def vgg_m_aib_qt(
+    num_classes: int,
+    in_channels: int = 3,
+    latent_dim: int | None = None,
+    anchors: int | None = ANCHORS,
+    modulation: Modulation = "plain",
+) -> AttentiveClassifier:
+    """`vgg_m` with attention snapped to anchors."""
+    return _attentive("m", num_classes, in_channels, latent_dim, anchors or ANCHORS, modulation)

@@ -1,0 +1,243 @@
+"""A run folder read back into one frozen record, from its files alone."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["GalleryItem", "RunRecord", "read_run"]
+
+SPLITS = ("test", "val")
+"""Splits an evaluation may have, the one to report first."""
+
+EVALUATION_KEYS = ("n", "error", "error_interval", "classes", "confusion")
+GALLERY_KEYS = ("group", "image", "true", "predicted", "confidence")
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """One picture of the gallery.
+
+    Attributes:
+        group: ``"right"``, ``"wrong"``, ``"most certain"`` or ``"least certain"``.
+        image: file of the image, uint8 RGB of its own size.
+        map: (h, w) float32 map at the resolution of the attention, or None.
+        true, predicted: class names.
+        confidence: probability of the predicted class, in [0, 1].
+        name: the image's file in the data set, or None.
+        rate_bits: KL of this image in bits, or None.
+        mask: file of the ground-truth mask, or None.
+        others: maps (h, w) of other explainers by name.
+    """
+
+    group: str
+    image: Path
+    map: NDArray[np.float32] | None
+    true: str
+    predicted: str
+    confidence: float
+    name: str | None
+    rate_bits: float | None
+    mask: Path | None
+    others: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything a report says about a run.
+
+    Attributes:
+        path: the run folder as it was given.
+        name: the folder's own name.
+        model: ``model.json``.
+        config: ``config.toml``, empty when the file is absent.
+        environment: ``environment.json``, empty when the file is absent.
+        epochs: the lines of ``metrics.jsonl`` by epoch; of a repeated epoch (a resumed run) the last line.
+        split: the evaluated split that is reported, ``"test"`` before ``"val"``; None before `aib eval`.
+        evaluation: ``eval/SPLIT.json``, or None.
+        labels, predictions: (N,) int64 of the evaluated images in order, or None.
+        gallery: pictures, in the order of ``eval/gallery.json``.
+    """
+
+    path: Path
+    name: str
+    model: Mapping[str, Any]
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    epochs: Sequence[Mapping[str, Any]]
+    split: str | None
+    evaluation: Mapping[str, Any] | None
+    labels: NDArray[np.int64] | None
+    predictions: NDArray[np.int64] | None
+    gallery: Sequence[GalleryItem]
+
+    @property
+    def class_names(self) -> list[str]:
+        """One name a class, in label order."""
+        return [str(name) for name in self.model["class_names"]]
+
+    @property
+    def attentive(self) -> bool:
+        """Whether the model has an attention map."""
+        if self.evaluation is not None:
+            return "rate_bits" in self.evaluation
+        return any("rate_bits" in epoch.get("train", {}) for epoch in self.epochs)
+
+
+def read_run(path: str | Path) -> RunRecord:
+    """Read a run folder; only ``model.json`` must be there.
+
+    Raises:
+        ValueError: ``path`` is no run folder, or one of its files is malformed; one line that names the file, and the line in it.
+    """
+    root = Path(path)
+    if not (root / "model.json").is_file():
+        raise ValueError(_no_run(root))
+    model = _object(root / "model.json", ("name", "num_classes", "class_names"))
+    split = next((name for name in SPLITS if (root / "eval" / f"{name}.json").is_file()), None)
+    evaluation, labels, predictions = None, None, None
+    if split is not None:
+        file = root / "eval" / f"{split}.json"
+        evaluation = _object(file, EVALUATION_KEYS)
+        _check_confusion(file, evaluation, len(model["class_names"]))
+        labels, predictions = _arrays(root / "eval" / f"{split}.npz")
+    return RunRecord(
+        path=root,
+        name=root.resolve().name,
+        model=model,
+        config=_toml(root / "config.toml"),
+        environment=_object(root / "environment.json") if (root / "environment.json").is_file() else {},
+        epochs=_epochs(root / "metrics.jsonl"),
+        split=split,
+        evaluation=evaluation,
+        labels=labels,
+        predictions=predictions,
+        gallery=_gallery(root / "eval"),
+    )
+
+
+def _no_run(root: Path) -> str:
+    if not root.is_dir():
+        siblings = [child.name for child in root.parent.iterdir() if child.is_dir()] if root.parent.is_dir() else []
+        near = get_close_matches(root.name, siblings, n=1)
+        return f"run folder {root} does not exist" + (f"; did you mean {root.parent / near[0]}?" if near else "")
+    runs = sorted(child.parent.name for child in root.glob("*/model.json"))
+    hint = f"; it holds the runs {', '.join(runs[:5])}" if runs else "; a run folder is what `aib train` writes"
+    return f"{root} is not a run folder, it has no model.json{hint}"
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read as text: {' '.join(str(error).split())}") from None
+
+
+def _json(text: str, file: Path, first_line: int = 1) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}, line {first_line + error.lineno - 1}: not valid JSON ({error.msg}); is the file cut?") from None
+
+
+def _object(file: Path, required: Sequence[str] = ()) -> dict[str, Any]:
+    """A JSON object with at least the ``required`` keys."""
+    value = _json(_text(file), file)
+    _require(value, required, f"{file}, line 1")
+    return value
+
+
+def _require(value: Any, required: Sequence[str], where: str) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    missing = [key for key in required if key not in value]
+    if missing:
+        raise ValueError(f"{where}: lacks {', '.join(map(repr, missing))}")
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return tomllib.loads(_text(file))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file}: not valid TOML: {' '.join(str(error).split())}") from None
+
+
+def _epochs(file: Path) -> list[dict[str, Any]]:
+    if not file.is_file():
+        return []
+    by_epoch: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(_text(file).splitlines(), start=1):
+        if not line.strip():
+            continue
+        epoch = _json(line, file, number)
+        _require(epoch, ("epoch",), f"{file}, line {number}")
+        by_epoch[epoch["epoch"]] = epoch
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _check_confusion(file: Path, evaluation: Mapping[str, Any], num_classes: int) -> None:
+    rows = evaluation["confusion"]
+    if len(rows) != num_classes or any(len(row) != num_classes for row in rows):
+        raise ValueError(f"{file}: the confusion matrix has {len(rows)} rows; model.json names {num_classes} classes")
+    if len(evaluation["classes"]) != num_classes:
+        raise ValueError(f"{file}: 'classes' has {len(evaluation['classes'])} entries; model.json names {num_classes} classes")
+
+
+def _arrays(file: Path) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
+    if not file.is_file():
+        return None, None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return arrays["labels"].astype(np.int64), arrays["predictions"].astype(np.int64)
+    except Exception as error:  # a cut archive raises any of a dozen types
+        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _map(file: Path) -> NDArray[np.float32]:
+    try:
+        values = np.load(file, allow_pickle=False)
+    except Exception as error:
+        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, np.ndarray) or values.ndim != 2:
+        raise ValueError(f"{file}: a map has shape {getattr(values, 'shape', None)}; expected (h, w)")
+    return values.astype(np.float32)
+
+
+def _gallery(folder: Path) -> list[GalleryItem]:
+    file = folder / "gallery.json"
+    if not file.is_file():
+        return []
+    entries = _json(_text(file), file)
+    if not isinstance(entries, list):
+        raise ValueError(f"{file}, line 1: expected a list, found {type(entries).__name__}")
+    items = []
+    for number, entry in enumerate(entries, start=1):
+        _require(entry, GALLERY_KEYS, f"{file}, entry {number}")
+        image = folder / entry["image"]
+        if not image.is_file():
+            raise ValueError(f"{file}, entry {number}: there is no {image}")
+        items.append(
+            GalleryItem(
+                group=str(entry["group"]),
+                image=image,
+                map=_map(folder / entry["map"]) if entry.get("map") else None,
+                true=str(entry["true"]),
+                predicted=str(entry["predicted"]),
+                confidence=float(entry["confidence"]),
+                name=entry.get("name"),
+                rate_bits=entry.get("rate_bits"),
+                mask=folder / entry["mask"] if entry.get("mask") else None,
+                others={str(name): _map(folder / other) for name, other in (entry.get("others") or {}).items()},
+            )
+        )
+    return items

@@ -1,0 +1,95 @@
+"""Writing a checkpoint so that no moment of a crash loses it, and reading one that may come from anywhere."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["FORMAT", "load_checkpoint", "save_checkpoint", "strip_prefixes", "write_atomically"]
+
+FORMAT = 1
+"""Version of the checkpoint's layout; another one is refused."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have ``write`` fill a temporary file beside ``path``, flush it to the disk and put it in ``path``'s place in one step.
+
+    Whatever happens, ``path`` holds either its old content or the whole new one.
+
+    Raises:
+        OSError: the disk is full or the folder refuses the file; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the rename itself reaches the disk with the folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool = True) -> None:
+    """Write ``state`` (tensors, numbers, texts and containers of them) to ``path``; the last one stays as ``previous.ckpt``.
+
+    Raises:
+        OSError: see `write_atomically`; the file that was there is untouched.
+    """
+
+    def write(temporary: Path) -> None:
+        try:
+            torch.save({"format": FORMAT, **state}, temporary)
+        except RuntimeError as error:  # torch reports a full disk as a failed stream write
+            raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+
+    if keep_previous and path.exists():
+        previous = path.with_name("previous.ckpt")
+        spare = path.with_name(".previous.tmp")
+        spare.unlink(missing_ok=True)
+        try:
+            os.link(path, spare)
+            spare.replace(previous)
+        except OSError:  # a file system without hard links: the new file alone is kept
+            spare.unlink(missing_ok=True)
+    write_atomically(path, write)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that `save_checkpoint` wrote, on the CPU; nothing in the file is executed.
+
+    Raises:
+        ValueError: there is no such file, it is cut or damaged, is no checkpoint of this package, or of another version.
+    """
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}")
+    other = path.with_name("previous.ckpt")
+    advice = f"; to go on from the one before it, put {other} in its place" if other.is_file() and other != path else ""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is cut or damaged{advice}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged or no checkpoint of this package ({type(error).__name__}){advice}") from None
+    if not isinstance(state, dict) or "format" not in state:
+        raise ValueError(f"{path} is no checkpoint of this package")
+    if state["format"] != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {state['format']}; this version of aib reads format {FORMAT}")
+    return state
+
+
+def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State-dict keys without the ``module.`` and ``_orig_mod.`` that wrappers put in front."""
+    return {key.replace("_orig_mod.", "").removeprefix("module."): value for key, value in state.items()}

@@ -1,0 +1,239 @@
+"""Evaluation of a trained run: every number of the report, and the pictures of its gallery, as files under ``RUN/eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aib.classifier import AttentiveClassifier
+from aib.data import open_data
+from aib.data.augment import normalize
+from aib.data.bundle import DataBundle, Split, batch_indices
+from aib.functional import nats_to_bits
+from aib.interpret import localize, map_ablation, wilson_interval
+from aib.train.predict import Predictions, predict
+from aib.train.run_folder import RunFolder
+from aib.train.weights import LoadedRun, load_run
+
+__all__ = ["CALIBRATION_BINS", "calibration", "evaluate", "open_run_data"]
+
+CALIBRATION_BINS = 15
+GALLERY_PER_GROUP = 6
+ABLATION_IMAGES = 2000
+"""Images at most on which the map is shuffled: five more passes over each."""
+
+
+def open_run_data(run: LoadedRun, data: str | None = None) -> DataBundle:
+    """The data a run was trained on, or another set with the same classes.
+
+    Raises:
+        ValueError: the other set has other classes, channels or image size.
+    """
+    d = run.folder.config.data
+    bundle = open_data(
+        data or d.data, root=Path(d.root), image_size=d.image_size if data is None else run.image_size, val_fraction=d.val_fraction,
+        seed=d.split_seed, download=d.download, skip_bad=d.skip_bad, workers=d.workers,
+    )  # fmt: skip
+    if list(bundle.class_names) != run.class_names:
+        odd = sorted(set(bundle.class_names) ^ set(run.class_names))[:5]
+        raise ValueError(
+            f"{bundle.name} has other classes than the run was trained on (they differ in {', '.join(odd) or 'order'})"
+        )
+    if (bundle.channels, tuple(bundle.image_size)) != (run.card["channels"], run.image_size):
+        raise ValueError(
+            f"{bundle.name} has {bundle.channels} channels and size {bundle.image_size}; the run was trained on "
+            f"{run.card['channels']} and {run.image_size}"
+        )
+    return bundle
+
+
+def evaluate(
+    path: Path,
+    *,
+    split: str = "test",
+    data: str | None = None,
+    device: str = "cpu",
+    samples: tuple[int, int] | None = None,
+    seed: int = 0,
+    bundle: DataBundle | None = None,
+    other_maps: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run's selected weights on a split and write ``eval/SPLIT.json``, ``eval/SPLIT.npz`` and the gallery.
+
+    Args:
+        path: run folder.
+        split: ``"val"`` or ``"test"``.
+        data: another data set with the same classes; its files get its name as a prefix.
+        device: where to compute.
+        samples: draws of attention and latent, (4, 4) as published; None is the deterministic mean path.
+        seed: of the draws, the shuffling and the bootstrap.
+        bundle: the data, where the caller has it open already.
+        other_maps: further maps of the split's images (N, 1, h, w) by name, localised beside the attention map and shown in the
+            gallery.
+
+    Returns:
+        The content of ``eval/SPLIT.json``.
+
+    Raises:
+        ValueError: no such run or split, or data that does not fit.
+    """
+    run = load_run(path, device=device)
+    if bundle is None:
+        bundle = open_run_data(run, data)
+    chosen = bundle.split(split)
+    attentive = isinstance(run.model, AttentiveClassifier)
+    generator = torch.Generator(device=device).manual_seed(seed)
+    found = predict(run.model, chosen, run.mean, run.std, device=device, samples=samples, generator=generator, keep_maps=attentive)
+    result = _numbers(found, run.class_names)
+    result |= {"split": split, "data": bundle.name, "samples": list(samples) if samples else None, "weights": "best",
+               "epoch": run.card["epoch"]}  # fmt: skip
+    result["last_error"] = None
+    if run.folder.last.exists():
+        last = load_run(path, device=device, weights="last").model
+        again = predict(last, chosen, run.mean, run.std, device=device, samples=samples, generator=generator)
+        result["last_error"] = again.errors.double().mean().item()
+    if attentive:
+        result |= _attention_numbers(run, found, chosen, device, seed)
+    maps = {**({"AIB": found.maps} if found.maps is not None else {}), **(other_maps or {})}
+    if chosen.masks is not None and maps:
+        images = torch.cat([b.images.cpu() for b in chosen.batches(batch_indices(torch.arange(len(chosen)), 500))])
+        result["localization"] = localize(maps, chosen.masks, images, seed=seed)
+    name = split if data is None else f"{Path(data).stem}-{split}"
+    run.folder.write_json(f"eval/{name}.json", result)
+    _save_arrays(run.folder, name, found)
+    _save_gallery(run.folder, found, chosen, run.class_names, maps)
+    return result
+
+
+def _numbers(found: Predictions, class_names: list[str]) -> dict[str, Any]:
+    """Error, confusion, calibration and the entropy of the labels."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    labels, predicted = found.labels.numpy(), found.logits.argmax(1).numpy()
+    wrong, n = int((labels != predicted).sum()), len(labels)
+    every = np.arange(len(class_names))
+    precision, recall, _, counts = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0.0)
+    confidence, _ = found.logits.softmax(1).max(1)
+    bins = calibration(confidence.numpy(), labels == predicted)
+    shares = np.bincount(labels, minlength=len(every)) / n
+    return {
+        "n": n,
+        "error": wrong / n,
+        "error_interval": list(wilson_interval(wrong, n)),
+        "cross_entropy": F.cross_entropy(found.logits, found.labels).item(),
+        "ece": sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / n,
+        "label_entropy_bits": float(-(shares[shares > 0] * np.log2(shares[shares > 0])).sum()),
+        "classes": [
+            {"name": name, "n": int(n_class), "error": 1 - float(r), "precision": float(p), "recall": float(r)}
+            for name, n_class, p, r in zip(class_names, counts, precision, recall)
+        ],
+        "confusion": confusion_matrix(labels, predicted, labels=every).tolist(),
+        "calibration": bins,
+    }  # fmt: skip
+
+
+def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> list[dict[str, float]]:
+    """Confidence and accuracy in equal bins of confidence on (0, 1]; the expected calibration error is their weighted distance.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        correct: (N,) bool.
+    """
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    rows = []
+    for i in range(bins):
+        mine = which == i
+        count = int(mine.sum())
+        rows.append({
+            "low": i / bins, "high": (i + 1) / bins, "count": count,
+            "confidence": float(confidence[mine].mean()) if count else 0.0,
+            "accuracy": float(correct[mine].mean()) if count else 0.0,
+        })  # fmt: skip
+    return rows
+
+
+def _attention_numbers(run: LoadedRun, found: Predictions, split: Split, device: str, seed: int) -> dict[str, Any]:
+    """Rate, anchors and what the error becomes without the map."""
+    numbers: dict[str, Any] = {"map_mean": found.map_mean, "map_std": found.map_std}
+    if found.rate is not None:
+        numbers["rate_bits"] = nats_to_bits(found.rate.double().mean().item())
+    if found.usage is not None and isinstance(run.model, AttentiveClassifier) and run.model.quantizer is not None:
+        usage = found.usage
+        numbers["anchors"] = {
+            "values": run.model.quantizer.anchors.tolist(), "counts": usage.counts.tolist(), "used": usage.used,
+            "perplexity": usage.perplexity, "smallest_gap": usage.smallest_gap,
+        }  # fmt: skip
+    count = min(len(split), ABLATION_IMAGES)
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    batches = (
+        (normalize(b.images.to(device), run.mean, run.std), b.labels.to(device)) for b in split.batches(batch_indices(chosen, 250))
+    )
+    if count > 1:
+        numbers["map_ablation"] = map_ablation(run.model, batches, seed)
+    return numbers
+
+
+def _save_arrays(folder: RunFolder, name: str, found: Predictions) -> None:
+    confidence, predicted = found.logits.softmax(1).max(1)
+    arrays = {"labels": found.labels, "predictions": predicted, "confidence": confidence, "logits": found.logits}
+    if found.rate is not None:
+        arrays["rate_bits"] = torch.tensor(nats_to_bits(1.0)) * found.rate
+    content: dict[str, Any] = {k: v.numpy() for k, v in arrays.items()}
+    np.savez_compressed(folder.path / "eval" / f"{name}.npz", **content)
+
+
+def _save_gallery(
+    folder: RunFolder,
+    found: Predictions,
+    split: Split,
+    class_names: list[str],
+    maps: Mapping[str, Tensor],
+) -> None:
+    """Images with their maps for the report: right and wrong ones at random (fixed seed), the most and the least certain."""
+    from PIL import Image
+
+    confidence, predicted = found.logits.softmax(1).max(1)
+    order = torch.randperm(len(found.labels), generator=torch.Generator().manual_seed(0))
+    wrong = found.errors[order]
+    by_confidence = confidence.argsort(descending=True, stable=True)
+    groups = {
+        "right": order[~wrong],
+        "wrong": order[wrong],
+        "most certain": by_confidence,
+        "least certain": by_confidence.flip(0),
+    }
+    target = folder.path / "eval" / "gallery"
+    target.mkdir(parents=True, exist_ok=True)
+    for old in target.iterdir():
+        old.unlink()
+    items: list[dict[str, Any]] = []
+    own = maps.get("AIB")
+    for group, positions in groups.items():
+        # one at a time keeps the memory of large photographs low
+        for batch in split.batches([p.view(1) for p in positions[:GALLERY_PER_GROUP]]):
+            i, stem = int(batch.positions[0]), f"{len(items):03d}"
+            pixels = batch.images[0].permute(1, 2, 0).cpu().numpy()
+            Image.fromarray(pixels.repeat(3, 2) if pixels.shape[2] == 1 else pixels).save(target / f"{stem}.png")
+            item: dict[str, Any] = {
+                "group": group, "image": f"gallery/{stem}.png", "map": None,
+                "true": class_names[int(found.labels[i])], "predicted": class_names[int(predicted[i])],
+                "confidence": float(confidence[i]), "name": split.names[i] if split.names is not None else None,
+                "rate_bits": nats_to_bits(float(found.rate[i])) if found.rate is not None else None,
+            }  # fmt: skip
+            if own is not None:
+                item["map"] = f"gallery/{stem}.npy"
+                np.save(target / f"{stem}.npy", own[i, 0].float().numpy())
+            for n, (name, other) in enumerate((k, v) for k, v in maps.items() if k != "AIB"):
+                np.save(target / f"{stem}-{n}.npy", other[i, 0].float().cpu().numpy())
+                item.setdefault("others", {})[name] = f"gallery/{stem}-{n}.npy"
+            if split.masks is not None:
+                item["mask"] = f"gallery/{stem}-mask.png"
+                Image.fromarray(split.masks[i, 0].numpy()).save(target / f"{stem}-mask.png")
+            items.append(item)
+    folder.write_json("eval/gallery.json", items)

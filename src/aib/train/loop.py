@@ -1,0 +1,387 @@
+"""The training loop: set up, fit, validate, keep. One loop, visible in one file, on Lightning Fabric.
+
+Everything random in a step is a function of (seed, step): the order of the images, their augmentation and the noise of attention
+and latent. A resumed run therefore needs no generator state, and continues bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aib.classifier import AttentiveClassifier, Classifier
+from aib.data import open_data
+from aib.data.augment import normalize, random_crop, random_flip
+from aib.data.bundle import DataBundle, batch_indices, epoch_order
+from aib.models.build import build_model
+from aib.objective import objective
+from aib.train.checkpoint import load_checkpoint, save_checkpoint
+from aib.train.config import TrainConfig
+from aib.train.device import choose_device
+from aib.train.macs import count_macs
+from aib.train.optim import beta_at, build_optimizer, lr_factor
+from aib.train.predict import predict, summarize
+from aib.train.progress import TrainingDisplay, epoch_line
+from aib.train.run_folder import RunFolder, environment
+from aib.train.running import RunningMeans
+from aib.train.weights import save_weights
+
+__all__ = ["DivergedError", "Interrupted", "train"]
+
+SYNC_SECONDS = 0.5
+"""How often the running means are fetched from the device for the display and the divergence check."""
+
+
+class DivergedError(ValueError):
+    """The loss became infinite or not a number."""
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error: the run is saved and can go on)
+    """The run was stopped from outside, after saving; the message says how to go on."""
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds besides weights and optimiser."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # batches done in the current epoch
+    step: int = 0
+    seconds: float = 0.0  # of the current epoch, before an interruption
+    best_error: float = float("inf")
+    best_cross_entropy: float = float("inf")
+    best_epoch: int = 0
+
+
+def train(
+    config: TrainConfig, *, resume: Path | None = None, bundle: DataBundle | None = None, title: str = "training"
+) -> RunFolder:
+    """Train a classifier and leave a run folder.
+
+    Args:
+        config: the whole run; when resuming, the folder's own configuration counts instead.
+        resume: an interrupted run's folder.
+        bundle: the data, where the caller has it open already.
+        title: name shown before the progress bar.
+
+    Raises:
+        ValueError: bad input of any kind, in one line.
+        DivergedError: the loss left the numbers; the last good checkpoint is kept.
+        Interrupted: Ctrl-C or SIGTERM; the run is saved.
+    """
+    if resume is not None:
+        folder = RunFolder.open(resume)
+        config = folder.config
+        state = load_checkpoint(folder.last) if folder.last.exists() else None
+    device, fabric = _fabric(config)
+    if bundle is None:
+        d = config.data
+        bundle = open_data(
+            d.data, root=Path(d.root), image_size=d.image_size, val_fraction=d.val_fraction, seed=d.split_seed,
+            download=d.download, skip_bad=d.skip_bad, workers=d.workers,
+        )  # fmt: skip
+    torch.manual_seed(config.run.seed)
+    model_options: dict[str, Any] = {
+        "name": config.model.model,
+        "num_classes": bundle.num_classes,
+        "in_channels": bundle.channels,
+        "image_size": bundle.image_size,
+        "attend": config.model.attend,
+        "anchors": config.model.anchors,
+        "latent_dim": config.model.latent_dim,
+        "modulation": config.model.modulation,
+        "pretrained": config.model.pretrained,
+    }
+    model = build_model(**model_options)
+    if resume is None:
+        out = Path(config.run.out or f"runs/{Path(bundle.name).stem}-{config.model.model}-{config.run.seed}")
+        _check_anchors(model, bundle)
+        folder = RunFolder.create(out, config)
+        folder.write_json("environment.json", environment(str(device), config.run.precision))
+        state = None
+    card = {
+        "name": config.model.model,
+        "data": bundle.name,
+        "num_classes": bundle.num_classes,
+        "class_names": list(bundle.class_names),
+        "mean": list(bundle.mean),
+        "std": list(bundle.std),
+        "image_size": list(bundle.image_size),
+        "channels": bundle.channels,
+        "site": config.model.attend,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "macs": count_macs(model, (bundle.channels, *bundle.image_size)),
+        "options": {**{k: v for k, v in model_options.items() if v is not None}, "pretrained": None},
+    }
+    return _Fit(config, folder, fabric, device, model, bundle, card, state, title).run()
+
+
+def _fabric(config: TrainConfig) -> tuple[torch.device, Any]:
+    from lightning_fabric import Fabric
+
+    name = choose_device(config.run.device)
+    fabric = Fabric(accelerator=name, devices=config.run.devices, precision=config.run.precision)
+    if config.run.devices > 1:
+        fabric.launch()
+    return fabric.device, fabric
+
+
+def _check_anchors(model: Classifier, bundle: DataBundle) -> None:
+    """More anchors than distinct scores cannot all be used: refuse before training rather than warn for hours."""
+    if not isinstance(model, AttentiveClassifier) or model.quantizer is None:
+        return
+    first = next(iter(bundle.train.batches([torch.arange(min(16, len(bundle.train)))])))
+    with torch.no_grad():
+        images = normalize(first.images.cpu(), bundle.mean, bundle.std)
+        model.eval()
+        scores = model.forward_details(images).attention_mean
+        model.train()
+    if scores is not None and (distinct := scores.unique().numel()) < model.quantizer.num_anchors:
+        raise ValueError(
+            f"anchors is {model.quantizer.num_anchors}, but {len(images)} images give only {distinct} distinct attention scores "
+            f"(maps of {scores.shape[2]}x{scores.shape[3]}); choose at most {distinct}, or a site of higher resolution"
+        )
+
+
+class _Fit:
+    """One run from its state to its end; `train` is the entry."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        fabric: Any,
+        device: torch.device,
+        model: Classifier,
+        bundle: DataBundle,
+        card: dict[str, Any],
+        saved: dict[str, Any] | None,
+        title: str,
+    ) -> None:
+        self.config, self.folder, self.fabric, self.device, self.card, self.title = config, folder, fabric, device, card, title
+        self.bundle = bundle.to(device)
+        self.channels_last = device.type == "cuda" if config.run.channels_last is None else config.run.channels_last
+        self.state = _State()
+        if saved is not None:
+            model.load_state_dict(saved["model"])
+            self.state = _State(**saved["state"])
+        self.model = model.to(device)
+        if self.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(self.model, config.optim, device)
+        if saved is not None:
+            optimizer.load_state_dict(saved["optimizer"])
+        self.running = RunningMeans(device, saved["running"] if saved is not None else None)
+        forward: nn.Module = self.model
+        if config.run.compile:
+            forward = self._compiled()
+        self.wrapped, self.optimizer = fabric.setup(forward, optimizer)
+        self.wrapped.mark_forward_method("forward_details")
+        length = len(bundle.train)
+        self.per_epoch = len(batch_indices(torch.arange(length), config.optim.batch_size, drop_last=True))
+        self.flip = bundle.mirror if config.data.flip is None else config.data.flip
+        self.stop_signal: int | None = None
+        self.saved_at = time.monotonic()
+
+    def run(self) -> RunFolder:
+        optim, state = self.config.optim, self.state
+        self.folder.truncate_metrics(state.epoch)
+        if state.epoch >= optim.epochs:
+            raise ValueError(f"{self.folder.path} has finished its {optim.epochs} epochs; there is nothing to resume")
+        with (
+            TrainingDisplay(
+                optim.epochs * self.per_epoch, state.step, title=self.title, quiet=self.config.run.quiet
+            ) as self.display,
+            self._signals(),
+        ):
+            while state.epoch < optim.epochs:
+                row = self._epoch()
+                self.folder.append_metrics(row)
+                self._keep(row)
+                self.display.line(epoch_line(row, optim.epochs))
+                for warning in row.get("warnings", ()):
+                    self.display.line(f"warning: {warning}")
+        return self.folder
+
+    def _epoch(self) -> dict[str, Any]:
+        """Train to the end of the current epoch and validate."""
+        config, state, bundle = self.config, self.state, self.bundle
+        began, seen_before = time.monotonic() - state.seconds, state.batch
+        synced = time.monotonic()
+        order = epoch_order(len(bundle.train), config.run.seed, state.epoch)
+        batches = batch_indices(order, config.optim.batch_size, drop_last=True)
+        self.wrapped.train()
+        epoch_seed = _mix(config.run.seed, state.epoch)
+        for batch in bundle.train.batches(batches[seen_before:], train=True, seed=epoch_seed):
+            factor = lr_factor(state.step, self.per_epoch, config.optim)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            beta = beta_at(state.step, self.per_epoch, config.optim)
+            torch.manual_seed(_mix(config.run.seed, state.step, 1 + self.fabric.global_rank))
+            parts, errors = self._step(batch.images, batch.labels, beta)
+            self.running.add(parts, errors, len(batch.labels), state.step)
+            state.step += 1
+            state.batch += 1
+            now = time.monotonic()
+            if now - synced >= SYNC_SECONDS or state.batch == self.per_epoch:
+                synced = now
+                self._check_finite()
+                speed = state.batch * config.optim.batch_size / max(1e-9, now - began)
+                self.display.step(state.step, {**self.running.means(), "images_per_second": speed})
+            if self.stop_signal is not None or now - self.saved_at > 60 * config.run.checkpoint_minutes:
+                self._check_finite()
+                state.seconds = now - began
+                self._save()
+                self._maybe_stop()
+        trained = time.monotonic() - began
+        numbers = self.running.means()
+        predictions = predict(self.model, bundle.val, bundle.mean, bundle.std, device=self.device, channels_last=self.channels_last)
+        val = summarize(predictions)
+        state.epoch += 1
+        state.batch, state.seconds = 0, 0.0
+        self.running = RunningMeans(self.device)
+        row: dict[str, Any] = {
+            "epoch": state.epoch,
+            "step": state.step,
+            "lr": config.optim.lr * lr_factor(state.step - 1, self.per_epoch, config.optim),
+            "beta": beta,
+            "seconds": round(time.monotonic() - began, 3),
+            "images_per_second": round(self.per_epoch * config.optim.batch_size / trained, 1),
+            "train": numbers,
+            "val": val,
+        }
+        if warnings := self._warnings(val):
+            row["warnings"] = warnings
+        return row
+
+    def _step(self, images: Tensor, labels: Tensor, beta: float) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step on uint8 ``images``; the loss parts and the number of errors, on the device."""
+        optim, bundle = self.config.optim, self.bundle
+        images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        if self.config.data.crop_padding:
+            images = random_crop(images, self.config.data.crop_padding)
+        if self.flip:
+            images = random_flip(images)
+        inputs = normalize(images, bundle.mean, bundle.std)
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        details = self.wrapped.forward_details(inputs)
+        parts = objective(
+            details, labels, beta, lambda_anchor=optim.lambda_anchor, lambda_commitment=optim.lambda_commitment,
+            kl=optim.kl, label_smoothing=optim.label_smoothing,
+        )  # fmt: skip
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(parts["loss"])
+        if optim.clip_norm is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=optim.clip_norm)
+        self.optimizer.step()
+        return parts, (details.logits.detach().argmax(1) != labels).sum()
+
+    def _check_finite(self) -> None:
+        """Stop on a diverged loss.
+
+        Raises:
+            DivergedError: a loss of this epoch was infinite or not a number.
+        """
+        if (step := self.running.bad_step()) is None:
+            return
+        kept = "there is no earlier checkpoint"
+        if self.folder.last.exists():
+            kept = f"the checkpoint of epoch {self.state.epoch} is kept in {self.folder.last}"
+        raise DivergedError(f"the loss is not a finite number at step {step + 1}; {kept}; try a lower --lr or --clip-norm 1")
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        """Write the checkpoint of a finished epoch, and the weights when they are the best on validation."""
+        state, val = self.state, row["val"]
+        better = (val["error"], val["cross_entropy"]) < (state.best_error, state.best_cross_entropy)
+        if better:
+            state.best_error, state.best_cross_entropy, state.best_epoch = val["error"], val["cross_entropy"], state.epoch
+        self._save()
+        if better:
+            save_weights(self.folder, self.model, {**self.card, "epoch": state.epoch, "val_error": val["error"]})
+
+    def _save(self) -> None:
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": vars(self.state),
+            "running": self.running.to_dict(),
+        }
+        if self.fabric.global_rank == 0:
+            save_checkpoint(self.folder.last, content)
+        self.saved_at = time.monotonic()
+
+    def _maybe_stop(self) -> None:
+        if self.stop_signal is not None:
+            done = f"{self.state.step} of {self.config.optim.epochs * self.per_epoch} steps"
+            raise Interrupted(f"stopped after {done}, saved; go on with: aib train --resume {self.folder.path}")
+
+    def _warnings(self, val: dict[str, float]) -> list[str]:
+        """Plain words about a collapse, for the log and the report."""
+        found = []
+        warm = self.state.epoch >= self.config.optim.beta_warmup_epochs
+        if warm and val.get("rate_bits", 9e9) < 1.0:
+            found.append(f"the latent has collapsed: {val['rate_bits']:.2f} bits; lower --beta or raise --beta-warmup-epochs")
+        if val.get("map_std", 1.0) < 1e-3:
+            found.append("the attention map is constant over positions and images")
+        if isinstance(self.model, AttentiveClassifier) and self.model.quantizer is not None:
+            total = self.model.quantizer.num_anchors
+            if val["anchors_used"] < total / 2:
+                found.append(f"only {val['anchors_used']:.0f} of {total} anchors are in use")
+        return found
+
+    def _compiled(self) -> nn.Module:
+        """The model with a compiled forward, after a check that it agrees with the eager one.
+
+        Raises:
+            ValueError: they differ by more than rounding.
+        """
+        images = torch.randn(2, self.bundle.channels, *self.bundle.image_size, device=self.device)
+        self.model.eval()
+        with torch.no_grad():
+            eager = self.model.forward_details(images).logits
+            compiled = torch.compile(self.model.forward_details)
+            difference = (compiled(images).logits - eager).abs().max().item()
+        self.model.train()
+        if difference > 1e-3 * max(1.0, eager.abs().max().item()):
+            raise ValueError(f"the compiled network differs from the eager one by {difference:.2g}; train without --compile")
+        self.model.forward_details = compiled  # type: ignore[method-assign]
+        return self.model
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a save after the current step; a second Ctrl-C stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, _: object) -> None:
+            if self.stop_signal is not None:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+            self.display.line("stopping after this step; press Ctrl-C again to stop without saving")
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _mix(*numbers: int) -> int:
+    """A seed from several numbers: different for different ones."""
+    mixed = 0x9E3779B97F4A7C15
+    for number in numbers:
+        mixed = ((mixed ^ (number & 0xFFFFFFFF)) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return mixed & 0x7FFFFFFFFFFFFFFF

@@ -1,0 +1,71 @@
+"""Parameter groups, and the courses of the learning rate and of beta as functions of the step alone: nothing to save or resume."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from aib.train.config import OptimConfig
+
+__all__ = ["beta_at", "build_optimizer", "lr_factor", "parameter_groups"]
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
+    """All parameters with weight decay, as published, but for the anchors, which have none.
+
+    Each trainable parameter is in exactly one group; anchors have their own learning rate.
+
+    Raises:
+        ValueError: the model has no trainable parameter.
+    """
+    anchors: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (anchors if name.split(".")[-1] == "anchors" else others).append(parameter)
+    if not others:
+        raise ValueError("the model has no trainable parameter")
+    groups: list[dict[str, object]] = [{"params": others, "weight_decay": config.weight_decay, "base_lr": config.lr}]
+    if anchors:
+        groups.append({"params": anchors, "weight_decay": 0.0, "base_lr": config.lr * config.anchor_lr_scale})
+    return groups
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    """The optimiser of ``config``, in its fused form where the device has one."""
+    groups = parameter_groups(model, config)
+    fused = device.type in ("cpu", "cuda")
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0, fused=fused
+        )
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
+
+
+def lr_factor(step: int, steps_per_epoch: int, config: OptimConfig) -> float:
+    """Learning rate of a step as a share of ``config.lr``.
+
+    Args:
+        step: optimiser steps taken so far, from 0.
+        steps_per_epoch: steps of an epoch.
+    """
+    total = config.epochs * steps_per_epoch
+    warmup = config.warmup_epochs * steps_per_epoch
+    if config.schedule == "one_cycle":
+        peak = warmup or total / 4
+        return (step + 1) / (peak + 1) if step < peak else max(0.0, (total - step) / max(1.0, total - peak))
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "step":
+        return config.step_factor ** sum(step >= epoch * steps_per_epoch for epoch in config.step_epochs)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+
+
+def beta_at(step: int, steps_per_epoch: int, config: OptimConfig) -> float:
+    """Weight of the rate at a step: rises linearly over the warm-up, then stays."""
+    warmup = config.beta_warmup_epochs * steps_per_epoch
+    return config.beta * min(1.0, step / warmup) if warmup else config.beta

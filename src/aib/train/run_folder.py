@@ -1,0 +1,168 @@
+"""The run folder: what training writes, and all that evaluation, explanation and reports need."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aib.train.checkpoint import write_atomically
+from aib.train.config import TrainConfig, config_to_dict, read_config
+
+__all__ = ["RunFolder", "environment"]
+
+
+def environment(device: str, precision: str) -> dict[str, Any]:
+    """Versions, machine and commit, for the record of a run."""
+    from importlib.metadata import version
+
+    import torch
+
+    found: dict[str, Any] = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "lightning-fabric")}
+    found |= {
+        "aib": version("aib"),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "precision": precision,
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str | None:
+    """Commit of the checkout this package runs from, with ``+`` where it has changes; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+        tracked = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() if tracked.returncode == 0 else None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run; see ARCHITECTURE.md for the list."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig) -> RunFolder:
+        """Make the folder and write the configuration.
+
+        Raises:
+            ValueError: the folder holds a run already, or is a file.
+            OSError: it cannot be written.
+        """
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; a run needs a folder of its own")
+        if path.exists() and any(path.iterdir()):
+            hint = f"continue it with --resume {path}, or " if (path / "config.toml").exists() else ""
+            raise ValueError(f"{path} exists and is not empty: {hint}choose another folder with --out")
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        import tomli_w
+
+        run.write_text("config.toml", tomli_w.dumps(config_to_dict(config)))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run.
+
+        Raises:
+            ValueError: the path holds no run.
+        """
+        if not (path / "config.toml").is_file():
+            inside = sorted(p.parent.name for p in path.glob("*/config.toml"))[:5] if path.is_dir() else []
+            hint = f"; there are runs inside it: {', '.join(inside)}" if inside else ""
+            raise ValueError(f"{path} is not a run folder (it has no config.toml){hint}")
+        return cls(path)
+
+    @property
+    def config(self) -> TrainConfig:
+        return read_config(self.path / "config.toml")
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file of the run, whole or not at all."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, lambda temporary: _write_text(temporary, text))
+
+    def write_json(self, name: str, value: Mapping[str, Any] | list[Any]) -> None:
+        """Write ``value`` as JSON."""
+        self.write_text(name, json.dumps(value, indent=1) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the run.
+
+        Raises:
+            ValueError: it is absent or damaged.
+        """
+        target = self.path / name
+        try:
+            return json.loads(target.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"{self.path} has no {name}: has the run been trained to the end of an epoch?") from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{target} is damaged: {error}") from None
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one epoch's row to ``metrics.jsonl``."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def truncate_metrics(self, epochs: int) -> None:
+        """Drop rows of epochs after ``epochs``: they belong to a future that resuming undoes. A cut last line goes too."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["epoch"] <= epochs:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+        self.write_text(self.metrics.name, "".join(line + "\n" for line in kept))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,63 @@
+"""Means over the steps of an epoch, summed on the device so that no step waits for a number to reach the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from aib.functional import nats_to_bits
+from aib.objective import LOSS_PARTS
+
+__all__ = ["RunningMeans"]
+
+
+class RunningMeans:
+    """Sums of the loss parts, weighted by images, and the first step whose loss was not a finite number.
+
+    Args:
+        device: of the sums.
+        sums: those of an interrupted epoch, from `to_dict`.
+    """
+
+    def __init__(self, device: torch.device, sums: Mapping[str, Tensor] | None = None) -> None:
+        self.device = device
+        self.sums = {name: value.to(device) for name, value in (sums or {}).items()}
+
+    def add(self, parts: Mapping[str, Tensor], errors: Tensor, count: int, step: int) -> None:
+        """Add one step.
+
+        Args:
+            parts: of `aib.objective.objective`.
+            errors: scalar, wrong predictions among ``count`` images.
+            step: its number from 0, kept if the loss is not finite.
+        """
+        values = {name: value.detach().to(torch.float64) * count for name, value in parts.items()} | {"errors": errors}
+        if not self.sums:
+            self.sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in (*values, "images")}
+            self.sums["bad_step"] = torch.full((), -1, dtype=torch.int64, device=self.device)
+        bad = (self.sums["bad_step"] < 0) & ~parts["loss"].detach().isfinite()
+        self.sums["bad_step"] = torch.where(bad, step, self.sums["bad_step"])
+        for name, value in values.items():
+            self.sums[name] += value
+        self.sums["images"] += count
+
+    def bad_step(self) -> int | None:
+        """Number of the first step with a loss that is not finite, or None."""
+        if "bad_step" not in self.sums or (step := int(self.sums["bad_step"])) < 0:
+            return None
+        return step
+
+    def means(self) -> dict[str, float]:
+        """Means so far: ``loss``, its parts, ``rate_bits`` where there is a rate, and ``error``, a fraction."""
+        values = {name: value.item() for name, value in self.sums.items() if name != "bad_step"}
+        images = values["images"]
+        found = {name: values[name] / images for name in ("loss", *LOSS_PARTS) if name in values}
+        if "rate" in values:
+            found["rate_bits"] = nats_to_bits(values["rate"] / images)
+        return {**found, "error": values["errors"] / images}
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """The sums, on the CPU, for a checkpoint."""
+        return {name: value.cpu() for name, value in self.sums.items()}
