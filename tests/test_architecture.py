@@ -19,11 +19,11 @@ FLOORS: dict[str, float] = {
     "anchors": 2,
     "attention": 2,
     "bottleneck": 2,
-    "backbones": 3.0,  # within floor 3: classifier and backbones, then objective and sites, then attach
+    "backbones": 3.0,  # within floor 3: classifier and backbones, then loss and sites, then attaching
     "classifier": 3.0,
-    "objective": 3.1,
+    "loss": 3.1,
     "sites": 3.1,
-    "attach": 3.2,
+    "attaching": 3.2,
     "models": 4,
     "data": 5,
     "interpret": 6,
@@ -129,9 +129,9 @@ def test_models_and_data_know_no_configuration(module: str) -> None:
     [
         ("functional", "from aib.anchors import AnchorQuantizer"),
         ("anchors", "from aib.attention import SpatialAttention"),  # the same floor
-        ("classifier", "def later():\n    from aib.objective import objective"),  # lazily
-        ("objective", "from aib.attach import attach"),
-        ("objective", "from .models import vgg"),
+        ("classifier", "def later():\n    from aib.loss import objective"),  # lazily
+        ("loss", "from aib.attaching import attach"),
+        ("loss", "from .models import vgg"),
         ("models.vgg", "from ..data import bundle"),
         ("models.vgg", "if TYPE_CHECKING:\n    import aib.train.loop"),
         ("data.folder", "from aib.classifier import Details"),
@@ -155,7 +155,7 @@ def test_a_wrong_import_is_seen(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("attach", "from aib.sites import list_sites\nfrom aib.classifier import Details\nimport aib.errors"),
+        ("attaching", "from aib.sites import list_sites\nfrom aib.classifier import Details\nimport aib.errors"),
         ("models.vgg", "from aib.models.registry import register\nfrom . import wrn\nfrom .registry import register"),
         ("data.folder", "import torch\nfrom aib.data.bundle import Bundle\nfrom ..functional import resize_maps"),
         ("interpret.edits", "import captum\nfrom aib.data import bundle\nfrom aib import __version__"),

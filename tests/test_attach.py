@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aib.attach import AttachedClassifier, attach
+from aib.attaching import AttachedClassifier, attach
 from aib.classifier import Noise
-from aib.objective import objective
+from aib.loss import objective
 
 FAMILIES = [
     # timm name, site, side, whether draws share one pass

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aib.classifier import AttentiveClassifier, Details, Noise, PlainClassifier
 from aib.functional import gaussian_kl, nearest_anchor
-from aib.objective import objective
+from aib.loss import objective
 
 Make = Callable[..., AttentiveClassifier]
 Batch = tuple[Tensor, Tensor]

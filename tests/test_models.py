@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from aib.classifier import AttentiveClassifier, Classifier, PlainClassifier
+from aib.loss import objective
 from aib.models import create_model, model_names
-from aib.objective import objective
 
 # trainable parameters, and multiply-accumulates of the convolutions and linear layers for one 32x32 image
 SIZES = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from aib.classifier import AttentiveClassifier, Details, Noise
-from aib.objective import BETA, LAMBDA_ANCHOR, LAMBDA_COMMITMENT, LOSS_PARTS, objective
+from aib.loss import BETA, LAMBDA_ANCHOR, LAMBDA_COMMITMENT, LOSS_PARTS, objective
 
 Make = Callable[..., AttentiveClassifier]
 Batch = tuple[Tensor, Tensor]

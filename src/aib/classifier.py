@@ -84,6 +84,15 @@ class Classifier(nn.Module):
         """See `AttentiveClassifier.forward_details`; models that draw nothing ignore ``samples``."""
         raise NotImplementedError
 
+    def calibrate(self, images: Tensor) -> None:
+        """Data-dependent start, once before training: hand normalised training images (N, C, H, W) to the layers that want them.
+
+        A layer wants them when it has a method ``calibrate`` of its own; most models have none, and nothing happens.
+        """
+        for module in self.modules():
+            if module is not self and callable(calibrate := getattr(module, "calibrate", None)):
+                calibrate(images)
+
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (N, classes) of normalised images (N, channels, height, width)."""
         return self.forward_details(images).logits

@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         command(verb)(rest)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is under pythonw and >&-
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"aib {verb}: interrupted", file=sys.stderr)
         return 130
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich's way to leave when the reader has gone
+            return 0
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
         if type(error).__name__ == "Interrupted":

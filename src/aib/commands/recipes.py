@@ -36,5 +36,8 @@ def run(arguments: Sequence[str]) -> None:
         table.add_row(recipe.name, recipe.summary, recipe.published or "-", recipe.measured or "not run")
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"\nmodels: {', '.join(model_names())}, and every timm model with --attend SITE (aib sites MODEL lists them)")
-    console.print("run one: aib train --recipe NAME     change one: aib recipes NAME > mine.toml; aib train --recipe mine.toml")
+    lines = (
+        f"\nmodels: {', '.join(model_names())}, and every timm model with --attend SITE (aib sites MODEL lists them)",
+        "run one: aib train --recipe NAME     change one: aib recipes NAME > mine.toml; aib train --recipe mine.toml",
+    )
+    console.print("\n".join(lines), soft_wrap=True)

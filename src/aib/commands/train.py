@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,14 +38,35 @@ def run(arguments: Sequence[str]) -> None:
     if options.resume is not None and options.config != TrainConfig():
         raise ValueError("--resume takes the run's own configuration; leave the other options out")
 
+    if options.config.model.pretrained == "yes":
+        _offline_if_unreachable()
+
     from rich.console import Console
 
     from aib.train.loop import train
 
     folder = train(options.config, resume=Path(options.resume) if options.resume else None)
-    Console(quiet=options.config.run.quiet, soft_wrap=True, highlight=False).print(
+    Console(quiet=folder.config.run.quiet, soft_wrap=True, highlight=False).print(
         f"saved in {folder.path}\nnext: aib eval {folder.path}   aib explain {folder.path} IMAGE   aib report {folder.path}"
     )
+
+
+def _offline_if_unreachable(seconds: float = 5.0) -> None:
+    """Where the host of pretrained weights can't be reached, have the hub look in its cache only, not retry for half a minute.
+
+    Set before the hub's library is imported, which reads it once. Behind a proxy nothing can be said: the hub tries by itself.
+    """
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    if getproxies():
+        return
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((host.hostname or "", host.port or 443), seconds).close()
+    except OSError:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:

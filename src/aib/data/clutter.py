@@ -1,8 +1,9 @@
 """`clutter`: real handwriting on real photographs, with the exact mask of the digit.
 
 Scikit-learn's scanned digits are composed at random place, size, angle and colour onto patches of the photographs inside
-scikit-image's wheel, among fragments of other digits. The class is the whole digit's; the mask is its ink. Handwriting and
-photographs are both split, so that the three splits share neither. Everything is a function of the seed, made in seconds, without a download.
+scikit-image's and scikit-learn's wheels, among fragments of other digits. The class is the whole digit's; the mask is its ink.
+Handwriting and photographs are both split, so that the three splits share neither. Everything is a function of the seed, made in
+seconds, without a download.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CONTRAST = 0.35
 PHOTOGRAPHS = {
     "train": (
         "astronaut", "brick", "camera", "coffee", "gravel", "hubble_deep_field", "immunohistochemistry", "motorcycle", "retina",
-        "cell",
+        "cell", "china", "flower",
     ),
     "val": ("chelsea", "moon", "microaneurysms"),
     "test": ("rocket", "grass", "coins"),
@@ -97,11 +98,15 @@ def _scan_positions(labels: Tensor, split: str) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _photograph(name: str) -> Tensor:
-    """A picture of scikit-image's wheel, (3, H, W) in [0, 1], halved where large so that a patch holds more than a texture."""
+    """A picture of the two wheels, (3, H, W) in [0, 1], halved where large so that a patch holds more than a texture."""
     from skimage import data
+    from sklearn.datasets import load_sample_image
 
-    picture = data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
-    pixels = torch.from_numpy(np.ascontiguousarray(picture)).float() / 255
+    if name in ("china", "flower"):
+        picture = load_sample_image(f"{name}.jpg")
+    else:
+        picture = data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
+    pixels = torch.from_numpy(np.array(picture)).float() / 255
     pixels = pixels.unsqueeze(-1).expand(-1, -1, 3) if pixels.ndim == 2 else pixels[..., :3]
     pixels = pixels.permute(2, 0, 1)
     if min(pixels.shape[1:]) >= 400:
@@ -134,7 +139,11 @@ def _backgrounds(count: int, names: tuple[str, ...], generator: torch.Generator)
             patches[mine[rows]] = F.grid_sample(
                 photograph.expand(len(rows), -1, -1, -1), grid, padding_mode="reflection", align_corners=False
             )
-    return patches
+    # the light of few photographs would tell the splits apart: every patch gets its own order of colours, contrast and brightness
+    orders = torch.rand(count, 3, generator=generator).argsort(1)
+    patches = patches.gather(1, orders[:, :, None, None].expand_as(patches))
+    contrast, brightness = (_uniform((count, 1, 1, 1), low, high, generator) for low, high in ((0.5, 1.2), (-0.2, 0.2)))
+    return ((patches - 0.5) * contrast + 0.5 + brightness).clamp(0, 1)
 
 
 def _draw(scans: Tensor, side: Tensor, centre: Tensor, angle: Tensor) -> Tensor:

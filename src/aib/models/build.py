@@ -70,14 +70,14 @@ def build_model(
         hint = f"did you mean {', '.join(near)}?" if near else f"the package has {', '.join(model_names())}, and timm's"
         raise ValueError(f"unknown model {name!r}; {hint}")
 
-    from aib.attach import attach
+    from aib.attaching import attach
     from aib.backbones import create_backbone
 
     weights = True if pretrained == "yes" else pretrained or False
     if attend is not None:
         return attach(name, attend, num_classes, input_size=image_size, in_channels=in_channels, pretrained=weights, **given)
     if given:
-        raise ValueError(f"{name} without --attend is a plain classifier: {', '.join(given)} do not apply (name a site with --attend)")
+        raise ValueError(f"{name} without --attend is a plain classifier: {', '.join(given)} do not apply (--attend names a site)")
     network: Any = create_backbone(name, input_size=image_size, in_channels=in_channels, pretrained=weights)
     network.reset_classifier(num_classes)
     return ExternalClassifier(network, num_classes)

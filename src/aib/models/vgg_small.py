@@ -1,9 +1,9 @@
 """Small VGGs for CPUs, named by width (`vgg_xs` 8, `vgg_s` 16, `vgg_m` 32 channels at full resolution), and their attentive twins.
 
-The paper's arrangement at a few thousandths of its cost: 3x3 convolutions with batch normalisation and ReLU, one stage at the
-image's resolution, three at half of it, where the attention sits (16x16 for 32x32), and one each at a quarter and an eighth. A
-3x3 convolution on such shallow features sees too little of the image to tell an object from its surroundings, so the attention
-has a branch of its own, as the published models on residual networks and on CUB have: `ContextHead`.
+The paper's arrangement at a few thousandths of its cost: 3x3 convolutions with batch normalisation and ReLU, two at the image's
+resolution, where the attention sits, two at half of it and one each at a quarter and an eighth. A 3x3 convolution on such shallow
+features sees too little of the image to tell an object from its surroundings, so the attention has a branch of its own, as the
+published models on residual networks and on CUB have: `ContextHead`.
 """
 
 from __future__ import annotations
@@ -29,32 +29,42 @@ LATENT_PER_WIDTH = 4
 
 
 class ContextHead(nn.Module):
-    """Raw attention scores (N, 1, H, W) from features (N, C, H, W) and their surroundings at half the resolution.
+    """Raw attention scores (N, 1, H, W) from features (N, C, H, W) and their surroundings at a half and a quarter of their size.
 
     Args:
         channels: C.
-        width: channels of the branch.
+        width: channels of the branch at half resolution.
     """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.context = nn.Sequential(nn.MaxPool2d(2), *conv_block(channels, width, 2))
-        self.score = nn.Sequential(*conv_block(channels + width, width), nn.Conv2d(width, 1, 3, padding=1))
+        self.near = nn.Sequential(nn.MaxPool2d(2), *conv_block(channels, width))
+        self.far = nn.Sequential(nn.MaxPool2d(2), *conv_block(width, 2 * width, 2))
+        self.merge = nn.Sequential(*conv_block(3 * width, width))
+        self.score = nn.Sequential(*conv_block(channels + width, width // 2), nn.Conv2d(width // 2, 1, 3, padding=1))
 
     def forward(self, features: Tensor) -> Tensor:
-        context = nn.functional.interpolate(self.context(features), features.shape[2:], mode="bilinear", align_corners=False)
-        return self.score(torch.cat([features, context], 1))
+        near = self.near(features)
+        merged = self.merge(_beside(near, self.far(near)))
+        return self.score(_beside(features, merged))
+
+
+def _beside(fine: Tensor, coarse: Tensor) -> Tensor:
+    """``coarse`` enlarged to the size of ``fine``, stacked behind its channels."""
+    return torch.cat([fine, nn.functional.interpolate(coarse, fine.shape[2:], mode="bilinear", align_corners=False)], 1)
 
 
 def _features(width: int, in_channels: int) -> nn.Sequential:
-    """(N, in_channels, H, W) to (N, 2 * width, H / 2, W / 2)."""
-    return nn.Sequential(*conv_block(in_channels, width), nn.MaxPool2d(2), *conv_block(width, 2 * width, 3))
+    """(N, in_channels, H, W) to (N, width, H, W)."""
+    return nn.Sequential(*conv_block(in_channels, width, 2))
 
 
 def _encoder(width: int) -> nn.Sequential:
-    """(N, 2 * width, H, W) to (N, 4 * width, 1, 1)."""
+    """(N, width, H, W) to (N, 4 * width, 1, 1)."""
     return nn.Sequential(
-        nn.MaxPool2d(2), *conv_block(2 * width, 4 * width), nn.MaxPool2d(2), *conv_block(4 * width, 4 * width),
+        nn.MaxPool2d(2), *conv_block(width, 2 * width, 2),
+        nn.MaxPool2d(2), *conv_block(2 * width, 4 * width),
+        nn.MaxPool2d(2), *conv_block(4 * width, 4 * width),
         nn.AdaptiveMaxPool2d(1),
     )  # fmt: skip
 
@@ -82,7 +92,7 @@ def _attentive(
     latent_dim = latent_dim or LATENT_PER_WIDTH * width
     model = AttentiveClassifier(
         SplitBackbone(_features(width, in_channels), _encoder(width)),
-        SpatialAttention(2 * width, head=ContextHead(2 * width, 2 * width)),
+        SpatialAttention(width, head=ContextHead(width, width)),
         LatentBottleneck(4 * width, latent_dim),
         deep_decoder(latent_dim, num_classes),
         num_classes=num_classes,
@@ -117,7 +127,7 @@ def vgg_xs_aib(
     in_channels: int = 3,
     latent_dim: int | None = None,
     anchors: int | None = None,
-    modulation: Modulation = "plain",
+    modulation: Modulation = "residual",
 ) -> AttentiveClassifier:
     """`vgg_xs` with continuous attention."""
     return _attentive("xs", num_classes, in_channels, latent_dim, anchors, modulation)
@@ -129,7 +139,7 @@ def vgg_xs_aib_qt(
     in_channels: int = 3,
     latent_dim: int | None = None,
     anchors: int | None = ANCHORS,
-    modulation: Modulation = "plain",
+    modulation: Modulation = "residual",
 ) -> AttentiveClassifier:
     """`vgg_xs` with attention snapped to anchors."""
     return _attentive("xs", num_classes, in_channels, latent_dim, anchors or ANCHORS, modulation)
@@ -141,7 +151,7 @@ def vgg_s_aib(
     in_channels: int = 3,
     latent_dim: int | None = None,
     anchors: int | None = None,
-    modulation: Modulation = "plain",
+    modulation: Modulation = "residual",
 ) -> AttentiveClassifier:
     """`vgg_s` with continuous attention."""
     return _attentive("s", num_classes, in_channels, latent_dim, anchors, modulation)
@@ -153,7 +163,7 @@ def vgg_s_aib_qt(
     in_channels: int = 3,
     latent_dim: int | None = None,
     anchors: int | None = ANCHORS,
-    modulation: Modulation = "plain",
+    modulation: Modulation = "residual",
 ) -> AttentiveClassifier:
     """`vgg_s` with attention snapped to anchors."""
     return _attentive("s", num_classes, in_channels, latent_dim, anchors or ANCHORS, modulation)
@@ -165,7 +175,7 @@ def vgg_m_aib(
     in_channels: int = 3,
     latent_dim: int | None = None,
     anchors: int | None = None,
-    modulation: Modulation = "plain",
+    modulation: Modulation = "residual",
 ) -> AttentiveClassifier:
     """`vgg_m` with continuous attention."""
     return _attentive("m", num_classes, in_channels, latent_dim, anchors, modulation)
@@ -177,7 +187,7 @@ def vgg_m_aib_qt(
     in_channels: int = 3,
     latent_dim: int | None = None,
     anchors: int | None = ANCHORS,
-    modulation: Modulation = "plain",
+    modulation: Modulation = "residual",
 ) -> AttentiveClassifier:
     """`vgg_m` with attention snapped to anchors."""
     return _attentive("m", num_classes, in_channels, latent_dim, anchors or ANCHORS, modulation)

@@ -54,7 +54,7 @@ def recipe_path(name: str) -> Path:
         return Path(name)
     names = [r.name for r in list_recipes()]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names)}"
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names) or 'none'}."
     raise ValueError(f"unknown recipe {name!r}; {hint} A path must end in .toml")
 
 

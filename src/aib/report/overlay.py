@@ -101,9 +101,9 @@ def overlay_figure(
     height, width = shown.shape[:2]
     top = MARGIN + (34 if title else 0)
     bar_height = max(height, 150)
-    note = f"this map: {low:.2f} to {high:.2f}" + ("  ·  scale: this map's own range" if scale == "image" else "")
+    note = f"this map: {low:.2f} to {high:.2f}"
     body_font, title_font = _font(15), _font(18)
-    canvas_width = max(2 * MARGIN + 2 * width + 2 * GAP + BAR + 70, 2 * MARGIN + round(max(body_font.getlength(note), 300)))
+    canvas_width = max(2 * MARGIN + 2 * width + 2 * GAP + BAR + 70, 2 * MARGIN + round(body_font.getlength(note)) + 230)
     if title:
         title = _fit(title, title_font, canvas_width - 2 * MARGIN)
     canvas = Image.new("RGB", (canvas_width, top + bar_height + 58), PAPER)
@@ -113,7 +113,8 @@ def overlay_figure(
     canvas.paste(Image.fromarray(shown), (MARGIN, top))
     canvas.paste(Image.fromarray(blend(shown, map, vmin=vmin, vmax=vmax)), (MARGIN + width + GAP, top))
     present = _present(map, anchors)
-    _draw_bar(canvas, draw, (MARGIN + 2 * width + 2 * GAP, top), bar_height, (vmin, vmax), present, body_font)
+    unit = ("attention" if present is None else "anchor value") + (", own range" if scale == "image" else "")
+    _draw_bar(canvas, draw, (MARGIN + 2 * width + 2 * GAP, top), bar_height, (vmin, vmax), present, unit, body_font)
     draw.text((MARGIN, top + bar_height + 16), note, fill=SOFT, font=body_font)
     buffer = io.BytesIO()
     canvas.save(buffer, format="PNG", optimize=True)
@@ -183,6 +184,7 @@ def _draw_bar(
     height: int,
     scale: tuple[float, float],
     anchors: list[float] | None,
+    unit: str,
     font: ImageFont.FreeTypeFont,
 ) -> None:
     """Colour bar with its top left at ``corner``: a tick for every anchor, labels where there is room for them."""
@@ -200,7 +202,7 @@ def _draw_bar(
         draw.line((right + 1, y, right + (8 if tick in labelled else 4), y), fill=INK if tick in labelled else SOFT)
         if tick in labelled:
             draw.text((right + 13, y), f"{tick:.2f}", fill=INK, font=font, anchor="lm")
-    draw.text((right, top + height + 16), "attention" if anchors is None else "anchor value", fill=SOFT, font=font, anchor="ra")
+    draw.text((right + 50, top + height + 16), unit, fill=SOFT, font=font, anchor="ra")
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -102,6 +102,9 @@ def read_run(path: str | Path) -> RunRecord:
     if not (root / "model.json").is_file():
         raise ValueError(_no_run(root))
     model = _object(root / "model.json", ("name", "num_classes", "class_names"))
+    if len(model["class_names"]) != model["num_classes"]:
+        names, classes = len(model["class_names"]), model["num_classes"]
+        raise ValueError(f"{root / 'model.json'}: {names} class names for {classes} classes")
     split = next((name for name in SPLITS if (root / "eval" / f"{name}.json").is_file()), None)
     evaluation, labels, predictions = None, None, None
     if split is not None:
@@ -181,6 +184,8 @@ def _epochs(file: Path) -> list[dict[str, Any]]:
             continue
         epoch = _json(line, file, number)
         _require(epoch, ("epoch",), f"{file}, line {number}")
+        if not isinstance(epoch["epoch"], int):
+            raise ValueError(f"{file}, line {number}: 'epoch' is {epoch['epoch']!r}; expected a whole number")
         by_epoch[epoch["epoch"]] = epoch
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 

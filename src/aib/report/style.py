@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -56,21 +57,22 @@ def colour_map(values: NDArray[np.floating], vmin: float = 0.0, vmax: float = 1.
 
 
 def thin_labels(values: Sequence[float], limit: int, gap: float) -> list[float]:
-    """At most ``limit`` of the sorted ``values``, both ends kept, no two nearer than ``gap``: those that get a label."""
+    """At most ``limit`` of the ``values``, sorted, both ends kept and no two nearer than ``gap``: those that get a label."""
     ordered = sorted(set(values))
-    if len(ordered) < 2:
-        return ordered
-    gap = max(gap, (ordered[-1] - ordered[0]) / max(limit - 1, 1) * 0.999)
-    kept = [ordered[0]]
+    if len(ordered) < 2 or ordered[-1] - ordered[0] < gap:
+        return ordered[:1]
+    low, high = ordered[0], ordered[-1]
+    gap = max(gap, (high - low) / (limit - 1) * 0.999)
+    kept = [low]
     for value in ordered[1:-1]:
-        if value - kept[-1] >= gap and ordered[-1] - value >= gap:
+        if value - kept[-1] >= gap and high - value >= gap:
             kept.append(value)
-    return kept + [ordered[-1]] if ordered[-1] - kept[0] >= min(gap, ordered[-1] - kept[0]) else kept
+    return [*kept, high]
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share in [0, 1] as ``"5.0 %"``, with a space that does not break."""
-    return NO_VALUE if share is None else f"{100 * share:.{digits}f}\u00a0%"
+    """A share in [0, 1] as ``"5.0 %"``, with a space that does not break; a dash for None and NaN."""
+    return NO_VALUE if share is None or math.isnan(share) else f"{100 * share:.{digits}f}\u00a0%"
 
 
 def interval(bounds: Sequence[float] | None, digits: int = 1) -> str:

@@ -54,17 +54,23 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool
             torch.save({"format": FORMAT, **state}, temporary)
         except RuntimeError as error:  # torch reports a full disk as a failed stream write
             raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+        if keep_previous and path.exists():
+            _link(path, path.with_name("previous.ckpt"))
 
-    if keep_previous and path.exists():
-        previous = path.with_name("previous.ckpt")
-        spare = path.with_name(".previous.tmp")
-        spare.unlink(missing_ok=True)
-        try:
-            os.link(path, spare)
-            spare.replace(previous)
-        except OSError:  # a file system without hard links: the new file alone is kept
-            spare.unlink(missing_ok=True)
     write_atomically(path, write)
+
+
+def _link(path: Path, other: Path) -> None:
+    """Make ``other`` a second name of the file ``path``, in one step; nothing happens on a file system without such links."""
+    spare = other.with_name(f".{other.name}.tmp")
+    spare.unlink(missing_ok=True)
+    try:
+        os.link(path, spare)
+        spare.replace(other)
+    except OSError:
+        pass
+    finally:
+        spare.unlink(missing_ok=True)  # renaming one name of a file to another of the same file keeps both
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -167,6 +167,8 @@ class TrainConfig:
             ("anchor_lr_scale", o.anchor_lr_scale, 0, 1e6),
             ("crop_padding", d.crop_padding, 0, 1e4),
             ("workers", d.workers, 0, 256),
+            ("split_seed", d.split_seed, 0, 2**32 - 1),
+            ("seed", r.seed, 0, 2**32 - 1),
             ("devices", r.devices, 1, 1024),
             ("checkpoint_minutes", r.checkpoint_minutes, 0, 1e6),
         ):

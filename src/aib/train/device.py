@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["choose_device"]
+__all__ = ["choose_device", "wants_channels_last"]
 
 
 def choose_device(name: str = "auto") -> str:
@@ -25,3 +25,11 @@ def choose_device(name: str = "auto") -> str:
     if name not in present:
         raise ValueError(f"device is {name!r}, which this machine lacks; it has {', '.join(present)}")
     return name
+
+
+def wants_channels_last(setting: bool | None, device: str) -> bool:
+    """Whether the model's weights go into channels-last order, which makes its convolutions work in that order.
+
+    Without a ``setting``, on CUDA only: on CPUs it speeds narrow networks up severalfold and does nothing for wide ones.
+    """
+    return device.startswith("cuda") if setting is None else setting

@@ -6,6 +6,7 @@ and latent. A resumed run therefore needs no generator state, and continues bit 
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -18,15 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aib.classifier import AttentiveClassifier, Classifier
+from aib.classifier import Classifier
 from aib.data import open_data
 from aib.data.augment import normalize, random_crop, random_flip
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
+from aib.loss import objective
 from aib.models.build import build_model
-from aib.objective import objective
 from aib.train.checkpoint import load_checkpoint, save_checkpoint
+from aib.train.checks import check_anchors, check_crop, collapse_warnings, finite_weights, load_weights
 from aib.train.config import TrainConfig
-from aib.train.device import choose_device
+from aib.train.device import choose_device, wants_channels_last
 from aib.train.macs import count_macs
 from aib.train.optim import beta_at, build_optimizer, lr_factor
 from aib.train.predict import predict, summarize
@@ -37,8 +39,14 @@ from aib.train.weights import save_weights
 
 __all__ = ["DivergedError", "Interrupted", "train"]
 
+CALIBRATION_IMAGES = 2000
+"""Training images shown to layers with a data-dependent start."""
+
 SYNC_SECONDS = 0.5
 """How often the running means are fetched from the device for the display and the divergence check."""
+
+SKIPPED_SHOWN = 20
+"""Files left out that are listed on the screen."""
 
 
 class DivergedError(ValueError):
@@ -78,9 +86,11 @@ def train(
         DivergedError: the loss left the numbers; the last good checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM; the run is saved.
     """
+    state = None
     if resume is not None:
         folder = RunFolder.open(resume)
         config = folder.config
+        folder.remove_leftovers()
         state = load_checkpoint(folder.last) if folder.last.exists() else None
     device, fabric = _fabric(config)
     if bundle is None:
@@ -99,15 +109,20 @@ def train(
         "anchors": config.model.anchors,
         "latent_dim": config.model.latent_dim,
         "modulation": config.model.modulation,
-        "pretrained": config.model.pretrained,
+        # a checkpoint replaces every weight: resuming needs neither the network nor the weight file
+        "pretrained": config.model.pretrained if state is None else None,
     }
     model = build_model(**model_options)
+    if state is None:
+        first = next(iter(bundle.train.batches([torch.arange(min(CALIBRATION_IMAGES, len(bundle.train)))])))
+        model.calibrate(normalize(first.images.cpu(), bundle.mean, bundle.std))
     if resume is None:
         out = Path(config.run.out or f"runs/{Path(bundle.name).stem}-{config.model.model}-{config.run.seed}")
-        _check_anchors(model, bundle)
+        check_crop(config.data.crop_padding, bundle)
+        check_anchors(model, bundle)
         folder = RunFolder.create(out, config)
+    if not folder.has("environment.json"):
         folder.write_json("environment.json", environment(str(device), config.run.precision))
-        state = None
     card = {
         "name": config.model.model,
         "data": bundle.name,
@@ -129,27 +144,12 @@ def _fabric(config: TrainConfig) -> tuple[torch.device, Any]:
     from lightning_fabric import Fabric
 
     name = choose_device(config.run.device)
+    if name == "cpu" and config.run.precision == "16-mixed":
+        raise ValueError("precision is '16-mixed', which the CPU lacks; use '32-true', or 'bf16-mixed' (much slower there)")
     fabric = Fabric(accelerator=name, devices=config.run.devices, precision=config.run.precision)
     if config.run.devices > 1:
         fabric.launch()
     return fabric.device, fabric
-
-
-def _check_anchors(model: Classifier, bundle: DataBundle) -> None:
-    """More anchors than distinct scores cannot all be used: refuse before training rather than warn for hours."""
-    if not isinstance(model, AttentiveClassifier) or model.quantizer is None:
-        return
-    first = next(iter(bundle.train.batches([torch.arange(min(16, len(bundle.train)))])))
-    with torch.no_grad():
-        images = normalize(first.images.cpu(), bundle.mean, bundle.std)
-        model.eval()
-        scores = model.forward_details(images).attention_mean
-        model.train()
-    if scores is not None and (distinct := scores.unique().numel()) < model.quantizer.num_anchors:
-        raise ValueError(
-            f"anchors is {model.quantizer.num_anchors}, but {len(images)} images give only {distinct} distinct attention scores "
-            f"(maps of {scores.shape[2]}x{scores.shape[3]}); choose at most {distinct}, or a site of higher resolution"
-        )
 
 
 class _Fit:
@@ -169,13 +169,12 @@ class _Fit:
     ) -> None:
         self.config, self.folder, self.fabric, self.device, self.card, self.title = config, folder, fabric, device, card, title
         self.bundle = bundle.to(device)
-        self.channels_last = device.type == "cuda" if config.run.channels_last is None else config.run.channels_last
         self.state = _State()
         if saved is not None:
-            model.load_state_dict(saved["model"])
+            load_weights(model, saved["model"], folder.last)
             self.state = _State(**saved["state"])
         self.model = model.to(device)
-        if self.channels_last:
+        if wants_channels_last(config.run.channels_last, device.type):
             self.model = self.model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(self.model, config.optim, device)
         if saved is not None:
@@ -186,8 +185,12 @@ class _Fit:
             forward = self._compiled()
         self.wrapped, self.optimizer = fabric.setup(forward, optimizer)
         self.wrapped.mark_forward_method("forward_details")
+        if saved is not None and saved.get("precision"):
+            fabric.strategy.precision.load_state_dict(saved["precision"])
         length = len(bundle.train)
         self.per_epoch = len(batch_indices(torch.arange(length), config.optim.batch_size, drop_last=True))
+        if self.state.step != self.state.epoch * self.per_epoch + self.state.batch:
+            raise ValueError(f"{folder.path} was trained on another number of images; put the data back, or start a new run")
         self.flip = bundle.mirror if config.data.flip is None else config.data.flip
         self.stop_signal: int | None = None
         self.saved_at = time.monotonic()
@@ -203,6 +206,7 @@ class _Fit:
             ) as self.display,
             self._signals(),
         ):
+            self._tell_skipped()
             while state.epoch < optim.epochs:
                 row = self._epoch()
                 self.folder.append_metrics(row)
@@ -239,13 +243,19 @@ class _Fit:
                 self.display.step(state.step, {**self.running.means(), "images_per_second": speed})
             if self.stop_signal is not None or now - self.saved_at > 60 * config.run.checkpoint_minutes:
                 self._check_finite()
+                self._check_weights()
                 state.seconds = now - began
                 self._save()
                 self._maybe_stop()
+        # not from the loop: a run stopped after an epoch's last step has no step left in it
+        beta = beta_at(state.step - 1, self.per_epoch, config.optim)
         trained = time.monotonic() - began
         numbers = self.running.means()
-        predictions = predict(self.model, bundle.val, bundle.mean, bundle.std, device=self.device, channels_last=self.channels_last)
+        predictions = predict(self.model, bundle.val, bundle.mean, bundle.std, device=self.device)
         val = summarize(predictions)
+        if not math.isfinite(val["cross_entropy"]):
+            raise self._diverged("the validation loss", state.step)
+        self._check_weights()
         state.epoch += 1
         state.batch, state.seconds = 0, 0.0
         self.running = RunningMeans(self.device)
@@ -259,7 +269,8 @@ class _Fit:
             "train": numbers,
             "val": val,
         }
-        if warnings := self._warnings(val):
+        warm = state.epoch >= config.optim.beta_warmup_epochs
+        if warnings := collapse_warnings(val, self.model, warm=warm):
             row["warnings"] = warnings
         return row
 
@@ -272,8 +283,6 @@ class _Fit:
         if self.flip:
             images = random_flip(images)
         inputs = normalize(images, bundle.mean, bundle.std)
-        if self.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
         details = self.wrapped.forward_details(inputs)
         parts = objective(
             details, labels, beta, lambda_anchor=optim.lambda_anchor, lambda_commitment=optim.lambda_commitment,
@@ -292,12 +301,18 @@ class _Fit:
         Raises:
             DivergedError: a loss of this epoch was infinite or not a number.
         """
-        if (step := self.running.bad_step()) is None:
-            return
-        kept = "there is no earlier checkpoint"
-        if self.folder.last.exists():
-            kept = f"the checkpoint of epoch {self.state.epoch} is kept in {self.folder.last}"
-        raise DivergedError(f"the loss is not a finite number at step {step + 1}; {kept}; try a lower --lr or --clip-norm 1")
+        if (step := self.running.bad_step()) is not None:
+            raise self._diverged("the loss", step + 1)
+
+    def _check_weights(self) -> None:
+        """As `_check_finite` before weights are kept: a finite loss does not mean that the step after it ended well."""
+        if not finite_weights(self.model):
+            raise self._diverged("a weight", self.state.step)
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        last = self.folder.last
+        kept = f"the last good checkpoint is kept in {last}" if last.exists() else "there is no checkpoint yet"
+        return DivergedError(f"{what} is not a finite number at step {step}; {kept}; try a lower --lr or --clip-norm 1")
 
     def _keep(self, row: dict[str, Any]) -> None:
         """Write the checkpoint of a finished epoch, and the weights when they are the best on validation."""
@@ -305,9 +320,9 @@ class _Fit:
         better = (val["error"], val["cross_entropy"]) < (state.best_error, state.best_cross_entropy)
         if better:
             state.best_error, state.best_cross_entropy, state.best_epoch = val["error"], val["cross_entropy"], state.epoch
-        self._save()
-        if better:
+            # before the checkpoint that says so: killed in between, the epoch is repeated and writes them again
             save_weights(self.folder, self.model, {**self.card, "epoch": state.epoch, "val_error": val["error"]})
+        self._save()
 
     def _save(self) -> None:
         content = {
@@ -315,6 +330,7 @@ class _Fit:
             "optimizer": self.optimizer.state_dict(),
             "state": vars(self.state),
             "running": self.running.to_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
         }
         if self.fabric.global_rank == 0:
             save_checkpoint(self.folder.last, content)
@@ -325,19 +341,13 @@ class _Fit:
             done = f"{self.state.step} of {self.config.optim.epochs * self.per_epoch} steps"
             raise Interrupted(f"stopped after {done}, saved; go on with: aib train --resume {self.folder.path}")
 
-    def _warnings(self, val: dict[str, float]) -> list[str]:
-        """Plain words about a collapse, for the log and the report."""
-        found = []
-        warm = self.state.epoch >= self.config.optim.beta_warmup_epochs
-        if warm and val.get("rate_bits", 9e9) < 1.0:
-            found.append(f"the latent has collapsed: {val['rate_bits']:.2f} bits; lower --beta or raise --beta-warmup-epochs")
-        if val.get("map_std", 1.0) < 1e-3:
-            found.append("the attention map is constant over positions and images")
-        if isinstance(self.model, AttentiveClassifier) and self.model.quantizer is not None:
-            total = self.model.quantizer.num_anchors
-            if val["anchors_used"] < total / 2:
-                found.append(f"only {val['anchors_used']:.0f} of {total} anchors are in use")
-        return found
+    def _tell_skipped(self) -> None:
+        """Count the files left out by ``skip_bad`` and list them: all in the run folder, some here."""
+        if skipped := self.bundle.skipped:
+            self.folder.write_text("skipped.txt", "".join(f"{line}\n" for line in skipped))
+            self.display.line(f"left out {len(skipped)} files that cannot be read, listed in {self.folder.path / 'skipped.txt'}:")
+            for line in skipped[:SKIPPED_SHOWN]:
+                self.display.line(f"  {line}")
 
     def _compiled(self) -> nn.Module:
         """The model with a compiled forward, after a check that it agrees with the eager one.

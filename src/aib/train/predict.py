@@ -56,7 +56,6 @@ def predict(
     samples: tuple[int, int] | None = None,
     generator: torch.Generator | None = None,
     keep_maps: bool = False,
-    channels_last: bool = False,
 ) -> Predictions:
     """Run ``model`` in eval mode over ``split``; its training flag comes back as it was.
 
@@ -67,7 +66,6 @@ def predict(
         samples: draws of attention and latent; None is the deterministic mean path.
         generator: source of the draws' noise.
         keep_maps: return every map (memory: N times the map's size).
-        channels_last: memory order of the images.
     """
     was_training = model.training
     model.eval()
@@ -78,8 +76,6 @@ def predict(
         with torch.no_grad():
             for batch in split.batches(batch_indices(torch.arange(len(split)), batch_size)):
                 images = normalize(batch.images.to(device, non_blocking=True), mean, std)
-                if channels_last:
-                    images = images.contiguous(memory_format=torch.channels_last)
                 details = model.forward_details(images, samples=samples, generator=generator)
                 logits.append(details.logits.float().cpu())
                 if details.rate is not None:

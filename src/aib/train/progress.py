@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -19,6 +20,14 @@ SHORT = {
 }
 
 
+class _Terminal(Console):
+    """A console whose reader may leave (``| head``): the run goes on without it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 class TrainingDisplay:
     """Context manager around the training loop.
 
@@ -29,7 +38,7 @@ class TrainingDisplay:
     """
 
     def __init__(self, total_steps: int, done: int = 0, *, title: str = "training", quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False)
+        self.console = _Terminal(quiet=quiet, soft_wrap=True, highlight=False)
         self.live = self.console.is_terminal and not quiet
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),

@@ -121,6 +121,15 @@ class RunFolder:
     def weights(self) -> Path:
         return self.path / "model.safetensors"
 
+    def has(self, name: str) -> bool:
+        """Whether the run has a file of that name."""
+        return (self.path / name).is_file()
+
+    def remove_leftovers(self) -> None:
+        """Delete what a killed process left half written."""
+        for leftover in (*self.path.glob(".*.tmp"), *self.last.parent.glob(".*.tmp")):
+            leftover.unlink(missing_ok=True)
+
     def write_text(self, name: str, text: str) -> None:
         """Write a small file of the run, whole or not at all."""
         target = self.path / name

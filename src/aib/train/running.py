@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aib.functional import nats_to_bits
-from aib.objective import LOSS_PARTS
+from aib.loss import LOSS_PARTS
 
 __all__ = ["RunningMeans"]
 
@@ -29,7 +29,7 @@ class RunningMeans:
         """Add one step.
 
         Args:
-            parts: of `aib.objective.objective`.
+            parts: of `aib.loss.objective`.
             errors: scalar, wrong predictions among ``count`` images.
             step: its number from 0, kept if the loss is not finite.
         """

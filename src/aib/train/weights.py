@@ -13,11 +13,14 @@ import torch
 from aib.classifier import Classifier
 from aib.models.build import build_model
 from aib.train.checkpoint import load_checkpoint, strip_prefixes, write_atomically
+from aib.train.device import wants_channels_last
 from aib.train.run_folder import RunFolder
 
 __all__ = ["LoadedRun", "load_run", "save_weights"]
 
 CARD_FORMAT = 1
+CARD_KEYS = ("name", "options", "class_names", "mean", "std", "image_size", "channels")
+"""What using the weights takes."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,10 @@ def load_run(path: Path | str, *, device: torch.device | str = "cpu", weights: s
 
     folder = RunFolder.open(Path(path))
     card = folder.read_json("model.json")
-    if card.get("format") != CARD_FORMAT:
-        raise ValueError(f"{folder.path / 'model.json'} has format {card.get('format')}; this version of aib reads {CARD_FORMAT}")
+    if not isinstance(card, dict) or "format" not in card:
+        raise ValueError(f"{folder.path / 'model.json'} is not the description of a model that aib writes")
+    if card["format"] != CARD_FORMAT:
+        raise ValueError(f"{folder.path / 'model.json'} has format {card['format']}; this version of aib reads {CARD_FORMAT}")
     if weights == "last":
         state = load_checkpoint(folder.last)["model"]
     elif weights == "best":
@@ -104,10 +109,16 @@ def load_run(path: Path | str, *, device: torch.device | str = "cpu", weights: s
             raise ValueError(f"{folder.weights} is cut or damaged ({error})") from None
     else:
         raise ValueError(f"weights is {weights!r}; it must be 'best' or 'last'")
+    if missing := [key for key in CARD_KEYS if key not in card]:
+        raise ValueError(f"{folder.path / 'model.json'} is damaged: it lacks {', '.join(missing)}")
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["options"].items()}
-    model = build_model(**options)
+    with torch.random.fork_rng(devices=()):  # the start that a fresh network draws is overwritten: draw it from nobody's numbers
+        model = build_model(**options)
     try:
         model.load_state_dict(strip_prefixes(state))
     except RuntimeError:
         raise ValueError(f"the weights in {folder.path} do not fit {card['name']} as model.json describes it") from None
-    return LoadedRun(model.to(device).eval(), card, folder)
+    model = model.to(device).eval()
+    if wants_channels_last(folder.config.run.channels_last, str(device)):
+        model = model.to(memory_format=torch.channels_last)
+    return LoadedRun(model, card, folder)

@@ -1,0 +1,176 @@
+"""The pictures of a run: every image beside its map over it, the ground truth outlined, other explainers' maps on the same scale.
+
+The page lays the layers on each other: the image in grey, and on it the map as one pixel a cell, coloured on the fixed scale and
+stretched without smoothing. The reader can fade the map; nothing is rescaled per image.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aib.report.read import GalleryItem
+from aib.report.style import colour_map, percent
+
+__all__ = ["Group", "Pane", "Tile", "gallery_groups", "outline_path"]
+
+GROUPS = {
+    "right": "Right",
+    "wrong": "Wrong",
+    "most certain": "Most certain",
+    "least certain": "Least certain",
+}
+
+TILES = 12
+"""Most pictures shown of a group; the report stays a file one can send."""
+
+LONGEST = 256
+"""Longest side of an image in the report, in pixels; larger ones are reduced."""
+
+OTHERS = 3
+"""Most other explainers beside a map."""
+
+
+@dataclass(frozen=True)
+class Pane:
+    """One picture: an image, and the layers over it.
+
+    Attributes:
+        name: what it is (``"image"``, ``"map"``, an explainer).
+        alt: said to a reader who cannot see it.
+        image: data URI.
+        map: data URI of the coloured map, a pixel a cell, or None.
+        outline: SVG path of the mask in units of ``viewbox``, or None.
+        viewbox: ``"0 0 W H"`` of the outline.
+        ratio: width over height.
+        pixelated: whether the image is so small that its pixels should be seen.
+    """
+
+    name: str
+    alt: str
+    image: str
+    map: str | None
+    outline: str | None
+    viewbox: str
+    ratio: float
+    pixelated: bool
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image of the gallery with its panes and its caption in parts."""
+
+    panes: tuple[Pane, ...]
+    right: bool
+    true: str
+    predicted: str
+    confidence: str
+    name: str | None
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tiles of one kind; ``panes`` is the greatest number of panes of a tile."""
+
+    title: str
+    tiles: tuple[Tile, ...]
+    panes: int
+
+
+def gallery_groups(items: Sequence[GalleryItem]) -> list[Group]:
+    """The gallery by group, right and wrong first; groups without pictures are left out, unknown ones come last.
+
+    Raises:
+        ValueError: an image or a mask cannot be read.
+    """
+    names = [*GROUPS, *dict.fromkeys(item.group for item in items if item.group not in GROUPS)]
+    groups = []
+    for name in names:
+        tiles = tuple(_tile(item) for item in [item for item in items if item.group == name][:TILES])
+        if tiles:
+            groups.append(Group(GROUPS.get(name, name.capitalize()), tiles, max(len(tile.panes) for tile in tiles)))
+    return groups
+
+
+def outline_path(mask: NDArray[np.bool_]) -> str:
+    """SVG path along the border of the True cells of (h, w), in cells; neighbouring edges are joined into runs."""
+    padded = np.pad(mask, 1)
+    rows = padded[1:, 1:-1] != padded[:-1, 1:-1]  # (h + 1, w) an edge above row i
+    columns = padded[1:-1, 1:] != padded[1:-1, :-1]  # (h, w + 1) an edge left of column j
+    parts = [f"M{start} {i}H{stop}" for i, row in enumerate(rows) for start, stop in _runs(row)]
+    parts += [f"M{j} {start}V{stop}" for j, column in enumerate(columns.T) for start, stop in _runs(column)]
+    return "".join(parts)
+
+
+def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Half-open intervals of neighbouring True values."""
+    changes = np.flatnonzero(np.diff(np.pad(flags.astype(np.int8), 1)))
+    return [(int(start), int(stop)) for start, stop in zip(changes[::2], changes[1::2])]
+
+
+def _tile(item: GalleryItem) -> Tile:
+    image, ratio, pixelated = _image(item)
+    outline, viewbox = _outline(item)
+    said = f"a picture of {item.true}, taken for {item.predicted} with {percent(item.confidence, 0)} confidence"
+
+    def pane(name: str, alt: str, map: NDArray[np.float32] | None) -> Pane:
+        return Pane(name, alt, image, None if map is None else _coloured(map, item), outline, viewbox, ratio, pixelated)
+
+    panes = [pane("image", said, None)]
+    if item.map is not None:
+        panes.append(pane("map", f"map over {said}; values {item.map.min():.2f} to {item.map.max():.2f}", item.map))
+    panes += [pane(name, f"{name} over {said}", other) for name, other in list(item.others.items())[:OTHERS]]
+    note = None if item.rate_bits is None else f"{item.rate_bits:.1f} bits"
+    return Tile(tuple(panes), item.true == item.predicted, item.true, item.predicted, percent(item.confidence, 0), item.name, note)
+
+
+def _image(item: GalleryItem) -> tuple[str, float, bool]:
+    """Data URI, width over height and whether pixels should be seen: PNG for small images, JPEG for photographs."""
+    from PIL import Image
+
+    try:
+        with Image.open(item.image) as opened:
+            image = opened.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{item.image} cannot be read as an image: {' '.join(str(error).split())}") from None
+    ratio, small = image.width / image.height, max(image.size) <= 128
+    image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    return _uri(image, "PNG" if small else "JPEG"), ratio, small
+
+
+def _uri(image: object, form: str) -> str:
+    buffer = io.BytesIO()
+    options = {"optimize": True} if form == "PNG" else {"quality": 85, "optimize": True}
+    image.save(buffer, format=form, **options)  # type: ignore[attr-defined]
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _coloured(map: NDArray[np.float32], item: GalleryItem) -> str:
+    from PIL import Image
+
+    try:
+        return _uri(Image.fromarray(colour_map(map)), "PNG")
+    except ValueError as error:
+        raise ValueError(f"the map of {item.image}: {error}") from None
+
+
+def _outline(item: GalleryItem) -> tuple[str | None, str]:
+    from PIL import Image
+
+    if item.mask is None:
+        return None, ""
+    try:
+        with Image.open(item.mask) as opened:
+            mask = opened.convert("L")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{item.mask} cannot be read as a mask: {' '.join(str(error).split())}") from None
+    if max(mask.size) > 96:  # an outline of a photograph's mask needs no more steps than can be seen
+        mask.thumbnail((96, 96), Image.Resampling.BOX)
+    cells = np.asarray(mask) > 0 if np.asarray(mask).max() <= 1 else np.asarray(mask) > 127
+    return outline_path(cells), f"0 0 {mask.width} {mask.height}"

@@ -1,0 +1,85 @@
+"""What must hold of data, model and weights together; each check refuses in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from aib.classifier import AttentiveClassifier, Classifier
+from aib.data.augment import normalize
+from aib.data.bundle import DataBundle
+
+__all__ = ["check_anchors", "check_crop", "collapse_warnings", "finite_weights", "load_weights"]
+
+
+def check_anchors(model: Classifier, bundle: DataBundle) -> None:
+    """More anchors than distinct scores cannot all be used: refuse before training rather than warn for hours.
+
+    Raises:
+        ValueError: the model has more anchors than a batch of training images gives scores.
+    """
+    if not isinstance(model, AttentiveClassifier) or model.quantizer is None:
+        return
+    first = next(iter(bundle.train.batches([torch.arange(min(16, len(bundle.train)))])))
+    with torch.no_grad():
+        images = normalize(first.images.cpu(), bundle.mean, bundle.std)
+        model.eval()
+        scores = model.forward_details(images).attention_mean
+        model.train()
+    if scores is not None and (distinct := scores.unique().numel()) < model.quantizer.num_anchors:
+        raise ValueError(
+            f"anchors is {model.quantizer.num_anchors}, but {len(images)} images give only {distinct} distinct attention scores "
+            f"(maps of {scores.shape[2]}x{scores.shape[3]}); choose at most {distinct}, or a site of higher resolution"
+        )
+
+
+def check_crop(padding: int, bundle: DataBundle) -> None:
+    """Refuse a padding that images of this size cannot reflect.
+
+    Raises:
+        ValueError: ``padding`` is not smaller than the images' shorter side.
+    """
+    height, width = bundle.image_size
+    if padding >= (side := min(height, width)):
+        raise ValueError(f"crop_padding is {padding}; it must be between 0 and {side - 1} for {height}x{width} images")
+
+
+def finite_weights(model: nn.Module) -> bool:
+    """Whether every weight and running statistic is a finite number; one transfer from the device."""
+    flags = [value.isfinite().all() for value in model.state_dict().values() if value.is_floating_point()]
+    return bool(torch.stack(flags).all()) if flags else True
+
+
+def collapse_warnings(val: Mapping[str, float], model: Classifier, *, warm: bool) -> list[str]:
+    """Plain words about a collapse, for the log and the report.
+
+    Args:
+        val: of `aib.train.predict.summarize`.
+        model: the model it is about.
+        warm: whether beta has reached its value: before that a latent says nothing yet.
+    """
+    found = []
+    if warm and val.get("rate_bits", math.inf) < 1.0:
+        found.append(f"the latent has collapsed: {val['rate_bits']:.2f} bits; lower --beta or raise --beta-warmup-epochs")
+    if val.get("map_std", 1.0) < 1e-3:
+        found.append("the attention map is constant over positions and images")
+    if isinstance(model, AttentiveClassifier) and model.quantizer is not None:
+        total = model.quantizer.num_anchors
+        if val["anchors_used"] < total / 2:
+            found.append(f"only {val['anchors_used']:.0f} of {total} anchors are in use")
+    return found
+
+
+def load_weights(model: Classifier, weights: Mapping[str, Tensor], where: object) -> None:
+    """Fill ``model`` from a state dict.
+
+    Raises:
+        ValueError: names or shapes are those of another model; ``where`` says whose weights they were.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        raise ValueError(f"the weights in {where} do not fit the model: have the data or their classes changed?") from None

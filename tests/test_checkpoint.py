@@ -1,0 +1,380 @@
+"""Checkpoints survive full disks, kill -9 and strangers' files; Ctrl-C on a real process saves the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aib.train.checkpoint import FORMAT, load_checkpoint, save_checkpoint, strip_prefixes, write_atomically
+from aib.train.run_folder import RunFolder
+from aib.train.weights import load_run, save_weights
+from tiny import outcome, rows, same, tiny_config, write_npz
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs fork, signals and file size limits")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- writing
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    write_atomically(target, lambda path: path.write_text("old") and None)
+
+    def fail(path: Path) -> None:
+        path.write_text("half of the n")
+        raise RuntimeError("the power went")
+
+    with pytest.raises(RuntimeError, match="the power went"):
+        write_atomically(target, fail)
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_the_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+
+    def write(path: Path) -> None:
+        path.write_text("new")
+        assert target.read_text() == "old"
+        assert path.parent == target.parent  # a rename across file systems would not be one step
+
+    write_atomically(target, write)
+    assert target.read_text() == "new"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_state_comes_back_as_it_was_and_the_one_before_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    states = [{"model": {"w": torch.randn(3, 2)}, "state": {"epoch": epoch, "best": float("inf")}} for epoch in range(3)]
+    for state in states:
+        save_checkpoint(path, state)
+    assert same(load_checkpoint(path), {"format": FORMAT, **states[2]})
+    assert same(load_checkpoint(tmp_path / "previous.ckpt"), {"format": FORMAT, **states[1]})
+    assert names(tmp_path) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_a_state_that_cannot_be_written_leaves_both_checkpoints(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    for epoch in range(2):
+        save_checkpoint(path, {"epoch": epoch})
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        save_checkpoint(path, {"epoch": lambda: None})
+    assert load_checkpoint(path)["epoch"] == 1
+    assert load_checkpoint(tmp_path / "previous.ckpt")["epoch"] in (0, 1)
+    assert names(tmp_path) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_prefixes_of_wrappers_are_stripped() -> None:
+    weights = {"module.a": 1, "_orig_mod.b": 2, "module._orig_mod.c": 3, "d._orig_mod.e": 4, "submodule.f": 5}
+    assert strip_prefixes(weights) == {"a": 1, "b": 2, "c": 3, "d.e": 4, "submodule.f": 5}  # type: ignore[arg-type, comparison-overlap]
+
+
+# --- reading
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_cut_checkpoint_is_refused_and_the_one_before_named(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "last.ckpt"
+    for epoch in range(2):
+        save_checkpoint(path, {"epoch": epoch, "weights": torch.randn(1000)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"last.ckpt is cut or damaged; .*previous.ckpt") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(tmp_path / "previous.ckpt")["epoch"] == 0
+
+
+def test_a_damaged_checkpoint_is_refused_or_read_right(tmp_path: Path) -> None:
+    """Flipped bytes anywhere: never a traceback of another kind."""
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, {"epoch": 7, "weights": torch.zeros(100)})
+    whole = path.read_bytes()
+    chooser, messages = random.Random(0), []
+    for _ in range(60):
+        place = chooser.randrange(len(whole))
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            load_checkpoint(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert all("\n" not in message and str(path) in message for message in messages)
+
+
+def test_other_versions_and_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"format": FORMAT + 1}, path)
+    with pytest.raises(ValueError, match=rf"has checkpoint format {FORMAT + 1}; this version of aib reads format {FORMAT}"):
+        load_checkpoint(path)
+    for stranger in ({"state_dict": {}}, [1, 2], torch.zeros(2)):
+        torch.save(stranger, path)
+        with pytest.raises(ValueError, match="is no checkpoint of this package"):
+            load_checkpoint(path)
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "absent.ckpt")
+
+
+class _Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.target),)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
+    path, exploded = tmp_path / "last.ckpt", tmp_path / "exploded"
+    torch.save({"format": FORMAT, "model": _Bomb(exploded)}, path)
+    with pytest.raises(ValueError, match=r"UnpicklingError"):
+        load_checkpoint(path)
+    assert not exploded.exists()
+    torch.load(path, weights_only=False)  # the bomb is a real one
+    assert exploded.exists()
+
+
+# --- real processes
+
+SERVER = """
+import json, os, resource, signal, sys, time
+import torch
+torch.set_num_threads(1)
+import aib.train.loop, aib.commands.train, aib.commands.eval, aib.train.evaluate, lightning_fabric, rich.console
+from aib.cli import main
+
+def wait(path, lines, process, limit=30):
+    began = time.monotonic()
+    while time.monotonic() - began < limit:
+        if os.path.exists(path) and open(path).read().count("\\n") >= lines:
+            return
+        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.002)
+
+for line in sys.stdin:
+    job = json.loads(line)
+    process = os.fork()
+    if process == 0:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        if job.get("limit"):
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], resource.RLIM_INFINITY))
+        code = main(job["arguments"])
+        sys.stdout.flush()
+        os._exit(code)
+    if "signal" in job:
+        wait(job["log"], job["lines"], process)
+        time.sleep(job["delay"])
+        os.kill(process, job["signal"])
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+"""Runs command lines in processes of their own without importing torch for each."""
+
+
+class Server:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def __call__(self, *arguments: object, **job: Any) -> tuple[int, str, str]:
+        """Exit code (minus the signal for a killed one), stdout and stderr of ``aib ARGUMENTS``."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        out, err = self.folder / "out.txt", self.folder / "err.txt"
+        job |= {"arguments": [str(a) for a in arguments], "out": str(out), "err": str(err)}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline()), out.read_text(), err.read_text()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("server"))
+    yield made
+    assert made.process.stdin is not None
+    made.process.stdin.close()
+    made.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_npz(tmp_path_factory.mktemp("data") / "squares.npz")
+
+
+OPTIONS = ("--model", "vgg_xs_aib_qt", "--anchors", 8, "--epochs", 4, "--batch-size", 16, "--crop-padding", 2, "--beta", 1e-3,
+           "--device", "cpu", "--checkpoint-minutes", 0)  # fmt: skip
+"""A checkpoint after every step: kills hit every moment of writing."""
+
+
+@pytest.fixture(scope="module")
+def whole(server: Server, data: Path) -> RunFolder:
+    """An undisturbed run."""
+    code, out, err = server("train", "--data", data, *OPTIONS, "--out", server.folder / "whole")
+    assert (code, err) == (0, ""), err
+    assert "saved in" in out
+    return RunFolder.open(server.folder / "whole")
+
+
+@posix
+def test_kill_9_at_any_moment_loses_nothing(server: Server, data: Path, whole: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    seconds = sum(json.loads(line)["seconds"] for line in whole.metrics.read_text().splitlines())
+    chooser, killed = random.Random(time.time_ns()), 0
+    start = ("train", "--data", data, *OPTIONS, "--out", folder.path)
+    for _ in range(3):
+        delay = chooser.uniform(0.05, 0.05 + 0.4 * seconds)
+        code, _, err = server(*start, signal=9, log=str(folder.path / "config.toml"), lines=1, delay=delay)
+        assert code in (-9, 0), err
+        killed += code == -9
+        if code == 0:
+            break
+        if folder.last.exists():
+            assert load_checkpoint(folder.last)["state"]["step"] > 0
+        start = ("train", "--resume", folder.path)
+    if code != 0:
+        code, _, err = server("train", "--resume", folder.path)
+        assert code == 0, err
+    assert killed > 0
+    assert same(outcome(folder), outcome(whole))
+    assert not list(folder.path.rglob("*.tmp"))
+
+
+@posix
+@pytest.mark.parametrize("number", [2, 15])
+def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(
+    server: Server, data: Path, whole: RunFolder, tmp_path: Path, number: int
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    start = ("train", "--data", data, *OPTIONS, "--out", folder.path)
+    code, out, err = server(*start, signal=number, log=str(folder.metrics), lines=2, delay=0.02)
+    assert code == 130
+    assert "stopping after this step" in out
+    (line,) = err.splitlines()
+    assert line.startswith("aib train: stopped after ")
+    assert line.endswith(f"aib train --resume {folder.path}")
+    assert len(rows(folder)) < 4
+    if number == 15:
+        return
+    assert server("train", "--resume", folder.path)[0] == 0
+    assert same(outcome(folder), outcome(whole))
+
+
+@posix
+def test_a_full_disk_ends_the_run_in_one_line_and_the_old_checkpoint_stays(
+    server: Server, data: Path, whole: RunFolder, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    start = ("train", "--data", data, *OPTIONS, "--out", folder.path)
+    server(*start, signal=2, log=str(folder.metrics), lines=1, delay=0.02)
+    before = {path.name: path.read_bytes() for path in folder.last.parent.iterdir()}
+    size = folder.last.stat().st_size
+    for limit in (size // 4, size - 100):
+        code, _, err = server("train", "--resume", folder.path, limit=limit)
+        assert code == 2
+        (line,) = err.splitlines()
+        assert line.startswith("aib train: ")
+        assert "Traceback" not in err
+        assert names(folder.last.parent) == sorted(before)
+        assert folder.last.read_bytes() == before["last.ckpt"]
+    assert server("train", "--resume", folder.path)[0] == 0
+    assert same(outcome(folder), outcome(whole))
+
+
+@posix
+def test_a_disk_too_full_for_the_first_file_is_one_line(server: Server, data: Path, tmp_path: Path) -> None:
+    code, _, err = server("train", "--data", data, *OPTIONS, "--out", tmp_path / "run", limit=100)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith("aib train: ")
+
+
+def test_a_cut_last_checkpoint_of_a_run_can_be_replaced_by_the_previous(
+    whole: RunFolder, server: Server, data: Path, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    start = ("train", "--data", data, *OPTIONS, "--out", folder.path)
+    server(*start, signal=2, log=str(folder.metrics), lines=2, delay=0.0)
+    folder.last.write_bytes(folder.last.read_bytes()[:-1000])
+    code, _, err = server("train", "--resume", folder.path)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert "last.ckpt is cut or damaged" in line
+    previous = folder.last.with_name("previous.ckpt")
+    assert f"put {previous} in its place" in line
+    previous.replace(folder.last)
+    assert server("train", "--resume", folder.path)[0] == 0
+    assert same(outcome(folder), outcome(whole))
+
+
+# --- the selected weights
+
+
+def test_weights_round_trip_and_damage_is_told(whole: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(whole.path, tmp_path / "run")))
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    run = load_run(folder.path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not run.model.training
+    last = load_run(folder.path, weights="last")
+    assert same(dict(last.model.state_dict()), load_checkpoint(folder.last)["model"])
+    save_weights(folder, run.model, {k: v for k, v in run.card.items() if k != "format"})
+    assert same(dict(load_run(folder.path).model.state_dict()), dict(run.model.state_dict()))
+
+    card = folder.read_json("model.json")
+    content = folder.weights.read_bytes()
+    for spoil, message in (
+        (lambda: folder.weights.write_bytes(content[: len(content) // 2]), "model.safetensors is cut or damaged"),
+        (lambda: folder.weights.unlink(), "has no model.safetensors"),
+        (lambda: folder.write_json("model.json", {**card, "format": 9}), "has format 9; this version of aib reads 1"),
+        (lambda: folder.write_json("model.json", {**card, "options": {**card["options"], "num_classes": 7}}), "do not fit vgg_xs"),
+        (lambda: folder.write_json("model.json", [1]), "model.json"),
+        (lambda: folder.write_json("model.json", {"format": 1}), "model.json"),
+        (lambda: (folder.path / "model.json").write_text('{"form'), "model.json is damaged"),
+        (lambda: (folder.path / "model.json").unlink(), "has no model.json: has the run been trained to the end of an epoch"),
+    ):
+        spoil()
+        with pytest.raises(ValueError, match=message) as caught:
+            load_run(folder.path)
+        assert "\n" not in str(caught.value)
+        folder.weights.write_bytes(content)
+        folder.write_json("model.json", card)
+    with pytest.raises(ValueError, match="weights is 'first'; it must be 'best' or 'last'"):
+        load_run(folder.path, weights="first")
+
+
+def test_a_run_folder_is_told_from_other_folders(tmp_path: Path) -> None:
+    config = tiny_config("somewhere", tmp_path / "a")
+    folder = RunFolder.create(tmp_path / "a", config)
+    assert folder.config == config
+    with pytest.raises(
+        ValueError, match=r"exists and is not empty: continue it with --resume .*a, or choose another folder with --out"
+    ):
+        RunFolder.create(tmp_path / "a", config)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        RunFolder.create(tmp_path / "file", config)
+    with pytest.raises(ValueError, match=r"is not a run folder.*there are runs inside it: a"):
+        RunFolder.open(tmp_path)
+    assert RunFolder.create(tmp_path / "b" / "c", config).config == config

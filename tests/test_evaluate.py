@@ -1,0 +1,235 @@
+"""Every number of an evaluation against an independent computation from the data file and the weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import log_loss, precision_recall_fscore_support
+
+from aib.train.evaluate import calibration, evaluate, open_run_data
+from aib.train.loop import train
+from aib.train.record import COLUMNS, record_run
+from aib.train.run_folder import RunFolder
+from aib.train.weights import load_run
+from tiny import tiny_config, write_folder, write_npz
+
+Trained = tuple[RunFolder, Path]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run stopped early enough to make mistakes, and its data."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    data = write_npz(folder / "squares.npz", test=50)
+    return train(tiny_config(data, folder / "run", epochs=2)), data
+
+
+@pytest.fixture(scope="module")
+def result(trained: Trained) -> dict[str, Any]:
+    return evaluate(trained[0].path)
+
+
+@pytest.fixture(scope="module")
+def by_hand(trained: Trained) -> dict[str, Any]:
+    """Probabilities, labels, predictions, maps and rates of the test images, from the file and the weights."""
+    folder, data = trained
+    with np.load(data) as file:
+        train_images, images, labels = file["x_train"], file["x_test"], file["y_test"]
+    mean, std = train_images.mean((0, 1, 2)) / 255, train_images.std((0, 1, 2)) / 255
+    inputs = torch.from_numpy(((images / 255 - mean) / std).transpose(0, 3, 1, 2)).float()
+    model = load_run(folder.path).model
+    with torch.no_grad():
+        details = model.forward_details(inputs)
+    assert details.rate is not None
+    assert details.map is not None
+    probabilities = details.logits.double().softmax(1).numpy()
+    return {
+        "images": images, "labels": labels, "probabilities": probabilities, "predicted": probabilities.argmax(1),
+        "rate": details.rate.numpy(), "maps": details.map.numpy(), "indices": details.indices,
+    }  # fmt: skip
+
+
+def test_error_interval_and_cross_entropy(result: dict[str, Any], by_hand: dict[str, Any]) -> None:
+    labels, predicted = by_hand["labels"], by_hand["predicted"]
+    wrong, n = int((labels != predicted).sum()), len(labels)
+    assert 0 < wrong < n  # otherwise nothing below is worth much
+    assert (result["n"], result["error"]) == (50, wrong / n)
+    z, p = 1.959964, wrong / n
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert result["error_interval"] == pytest.approx(
+        [(centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)], abs=1e-6
+    )
+    assert result["cross_entropy"] == pytest.approx(log_loss(labels, by_hand["probabilities"]), abs=1e-5)
+    assert result["label_entropy_bits"] == pytest.approx(-sum(k / 50 * math.log2(k / 50) for k in (17, 17, 16)))
+    assert (result["split"], result["data"], result["weights"]) == ("test", "squares", "best")
+
+
+def test_confusion_and_classes(result: dict[str, Any], by_hand: dict[str, Any]) -> None:
+    expected = np.zeros((3, 3), int)
+    for label, predicted in zip(by_hand["labels"], by_hand["predicted"]):
+        expected[label, predicted] += 1
+    assert result["confusion"] == expected.tolist()
+    precision, recall, _, counts = precision_recall_fscore_support(by_hand["labels"], by_hand["predicted"], zero_division=0)
+    for i, row in enumerate(result["classes"]):
+        assert (row["name"], row["n"]) == (str(i), counts[i])
+        assert row["error"] == pytest.approx(1 - expected[i, i] / expected[i].sum())
+        assert (row["precision"], row["recall"]) == pytest.approx((precision[i], recall[i]))
+
+
+def test_calibration_error(result: dict[str, Any], by_hand: dict[str, Any]) -> None:
+    confidence, right = by_hand["probabilities"].max(1), by_hand["labels"] == by_hand["predicted"]
+    ece = 0.0
+    for low in range(15):
+        inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if inside.any():
+            ece += inside.sum() / 50 * abs(confidence[inside].mean() - right[inside].mean())
+        assert result["calibration"][low]["count"] == inside.sum()
+    assert result["ece"] == pytest.approx(ece, abs=1e-6)
+
+
+def test_calibration_at_the_ends_and_of_a_perfect_oracle() -> None:
+    rows = calibration(np.array([0.0, 1.0, 1 / 15, 0.5]), np.array([False, True, False, True]))
+    assert [row["count"] for row in rows] == [2, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1]
+    assert (rows[0]["low"], rows[-1]["high"]) == (0.0, 1.0)
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0, 1, 20000)
+    for row in calibration(confidence, rng.uniform(0, 1, 20000) < confidence):
+        assert row["confidence"] == pytest.approx(row["accuracy"], abs=0.06)
+
+
+def test_rate_anchors_and_ablation(result: dict[str, Any], by_hand: dict[str, Any], trained: Trained) -> None:
+    assert result["rate_bits"] == pytest.approx(by_hand["rate"].mean() / math.log(2), rel=1e-5)
+    counts = np.bincount(by_hand["indices"].flatten().numpy(), minlength=8)
+    anchors = result["anchors"]
+    assert anchors["counts"] == counts.tolist()
+    assert anchors["used"] == (counts > 0).sum()
+    shares = counts[counts > 0] / counts.sum()
+    assert anchors["perplexity"] == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
+    assert anchors["smallest_gap"] == pytest.approx(np.diff(np.sort(anchors["values"])).min(), rel=1e-5)
+    assert set(np.unique(by_hand["maps"])) <= set(np.float32(anchors["values"]))
+    assert result["map_ablation"]["original"] == result["error"]
+    assert result["map_mean"] == pytest.approx(by_hand["maps"].mean(), rel=1e-4)
+    last = load_run(trained[0].path, weights="last").model
+    assert result["last_error"] is not None
+    assert (result["last_error"] == result["error"]) or not all(
+        torch.equal(a, b) for a, b in zip(last.state_dict().values(), load_run(trained[0].path).model.state_dict().values())
+    )
+
+
+def test_localisation_is_beside_its_controls(result: dict[str, Any]) -> None:
+    assert result["localization"]["n"] == 50
+    assert {"AIB", "centre", "uniform", "chance"} <= set(result["localization"]["maps"])
+    mean, low, high = result["localization"]["maps"]["uniform"]["pointing_game"]
+    assert low <= mean <= high
+    assert mean == pytest.approx(36 / 256)
+
+
+def test_the_files_hold_what_was_returned(result: dict[str, Any], trained: Trained, by_hand: dict[str, Any]) -> None:
+    folder = trained[0]
+    evaluate(folder.path)
+    assert folder.read_json("eval/test.json") == json.loads(json.dumps(result))
+    with np.load(folder.path / "eval" / "test.npz") as arrays:
+        assert np.array_equal(arrays["labels"], by_hand["labels"])
+        assert np.array_equal(arrays["predictions"], by_hand["predicted"])
+        assert np.allclose(arrays["confidence"], by_hand["probabilities"].max(1), atol=1e-5)
+        assert np.allclose(arrays["rate_bits"], by_hand["rate"] / math.log(2), rtol=1e-4)
+
+
+def test_the_gallery_holds_the_images_and_the_models_own_maps(
+    result: dict[str, Any], trained: Trained, by_hand: dict[str, Any]
+) -> None:
+    items = trained[0].read_json("eval/gallery.json")
+    root = trained[0].path / "eval"
+    known = {image.tobytes(): i for i, image in enumerate(by_hand["images"])}
+    groups: dict[str, list[float]] = {}
+    for item in items:
+        position = known[np.asarray(Image.open(root / item["image"])).tobytes()]
+        assert np.allclose(np.load(root / item["map"]), by_hand["maps"][position, 0], atol=1e-6)
+        assert item["true"] == str(by_hand["labels"][position])
+        assert item["predicted"] == str(by_hand["predicted"][position])
+        assert item["confidence"] == pytest.approx(by_hand["probabilities"][position].max(), abs=1e-5)
+        assert item["rate_bits"] == pytest.approx(by_hand["rate"][position] / math.log(2), rel=1e-4)
+        assert np.asarray(Image.open(root / item["mask"])).astype(bool).sum() == 36
+        if item["group"] in ("right", "wrong"):
+            assert (item["true"] == item["predicted"]) == (item["group"] == "right")
+        groups.setdefault(item["group"], []).append(item["confidence"])
+    confidence = sorted(by_hand["probabilities"].max(1))
+    assert groups["least certain"] == pytest.approx(confidence[:6], abs=1e-5)
+    assert groups["most certain"] == pytest.approx(confidence[:-7:-1], abs=1e-5)
+    assert set(groups) == {"right", "wrong", "most certain", "least certain"}
+    named = {Path(item[key]).name for item in items for key in ("image", "map", "mask")}
+    assert named == {path.name for path in (root / "gallery").iterdir()}
+
+
+def test_validation_can_be_evaluated_and_agrees_with_the_log(trained: Trained) -> None:
+    folder = trained[0]
+    found = evaluate(folder.path, split="val")
+    card = folder.read_json("model.json")
+    row = json.loads(folder.metrics.read_text().splitlines()[card["epoch"] - 1])["val"]
+    assert found["n"] == 24
+    for name in ("error", "cross_entropy", "rate_bits"):
+        assert found[name] == pytest.approx(row[name], rel=1e-5)
+    with pytest.raises(ValueError, match="split is 'tset'; it must be"):
+        evaluate(folder.path, split="tset")
+
+
+def test_other_data_with_the_same_classes_is_taken_and_different_ones_refused(trained: Trained, tmp_path: Path) -> None:
+    folder, data = trained
+    other = write_npz(tmp_path / "others.npz", test=9)
+    assert evaluate(folder.path, data=str(other))["n"] == 9
+    assert (folder.path / "eval" / "others-test.json").exists()
+    run = load_run(folder.path)
+    names = write_npz(tmp_path / "names.npz", class_names=np.array(["0", "1", "zwei"]))
+    with pytest.raises(ValueError, match=r"other classes than the run was trained on \(they differ in 2, zwei\)"):
+        open_run_data(run, str(names))
+    swapped = write_npz(tmp_path / "swapped.npz", class_names=np.array(["1", "0", "2"]))
+    with pytest.raises(ValueError, match="they differ in order"):
+        open_run_data(run, str(swapped))
+    with pytest.raises(ValueError, match="has 1 channels .*the run was trained on 3"):
+        open_run_data(run, str(write_npz(tmp_path / "grey.npz", channels=1)))
+    with pytest.raises(ValueError, match="other classes"):
+        open_run_data(run, str(write_folder(tmp_path / "photos")))
+
+
+def test_a_plain_model_has_the_same_numbers_but_none_of_attention(trained: Trained, tmp_path: Path) -> None:
+    folder = train(tiny_config(trained[1], tmp_path / "plain", model="vgg_xs", anchors=None, epochs=1))
+    found = evaluate(folder.path)
+    assert found["n"] == 50
+    assert not {"rate_bits", "anchors", "map_ablation", "localization"} & set(found)
+    assert all(item["map"] is None and item["rate_bits"] is None for item in folder.read_json("eval/gallery.json"))
+
+
+def test_record_replaces_the_row_of_the_same_run(trained: Trained, result: dict[str, Any], tmp_path: Path) -> None:
+    folder, table = trained[0], tmp_path / "results" / "runs.csv"
+
+    def rows() -> list[dict[str, str]]:
+        with table.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    record_run(folder.path, result, table)
+    record_run(folder.path, {**result, "error": 0.125}, table)
+    (row,) = rows()
+    assert tuple(row) == COLUMNS
+    assert (row["model"], row["data"], row["seed"], row["epochs"], row["error"]) == ("vgg_xs_aib_qt", "squares", "0", "2", "0.125")
+    assert float(row["error_low"]) == pytest.approx(result["error_interval"][0], abs=1e-6)
+    assert row["command"].startswith("aib train --data ")
+    assert float(row["training_pflop"]) >= 0
+    record_run(folder.path, {**result, "split": "val"}, table)
+    other = Path(shutil.copytree(folder.path, tmp_path / "other"))
+    config = (other / "config.toml").read_text()
+    (other / "config.toml").write_text(config.replace("seed = 0\ndevice", "seed = 3\ndevice"))
+    record_run(other, result, table)
+    assert [(r["seed"], r["split"]) for r in rows()] == [("0", "test"), ("0", "val"), ("3", "test")]
+    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="is not a table of runs"):
+        record_run(folder.path, result, tmp_path / "wrong.csv")
+    assert (tmp_path / "wrong.csv").read_text() == "a,b\n1,2\n"

@@ -1,0 +1,95 @@
+"""Every packaged recipe parses strictly, builds its model, and is listed."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import aib.recipes
+from aib.cli import main
+from aib.models.build import build_model
+from aib.recipes import list_recipes, load_recipe, recipe_path
+from aib.train.config import TrainConfig, config_from_dict
+
+FILES = sorted(Path(aib.recipes.__file__).parent.rglob("*.toml"))
+CLASSES = {"cifar10": 10, "cifar100": 100, "clutter": 10}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(Path(aib.recipes.__file__).parent).with_suffix("").as_posix()
+
+
+def test_the_list_is_that_of_the_files() -> None:
+    assert [recipe.name for recipe in list_recipes()] == sorted(map(name_of, FILES), key=lambda name: Path(name + ".toml"))
+    assert len({recipe.name for recipe in list_recipes()}) == len(FILES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=map(name_of, FILES))
+def test_a_recipe_parses_strictly_builds_its_model_and_says_what_it_is(path: Path) -> None:
+    name = name_of(path)
+    config = load_recipe(name)
+    assert config.run.recipe == name
+    (recipe,) = [r for r in list_recipes() if r.name == name]
+    assert recipe.summary
+    m = config.model
+    # published weights need the network: the architecture is what is checked
+    build_model(
+        m.model, CLASSES.get(config.data.data, 2), attend=m.attend, anchors=m.anchors, latent_dim=m.latent_dim,
+        modulation=m.modulation, image_size=None if config.data.image_size is None else (config.data.image_size,) * 2,
+    )  # fmt: skip
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    # what would make a recipe depend on the machine or on the run
+    assert not {"out", "device", "quiet", "recipe"} & set(tables.get("run", {}))
+    assert config == config_from_dict({**tables, "run": {**tables.get("run", {}), "recipe": name}})
+
+
+def write_recipes(folder: Path) -> None:
+    (folder / "small").mkdir(parents=True)
+    (folder / "small" / "one.toml").write_text(
+        "# A small run\n# published: 5.10\n# measured: 4.90 (3 seeds)\n\n# not header: 1\n[optim]\nepochs = 2\n"
+    )
+    (folder / "two.toml").write_text("[model]\nmodel = 'vgg_xs'\nanchors = 'many'\n")
+
+
+def test_headers_nested_names_and_near_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipes(tmp_path)
+    monkeypatch.setattr(aib.recipes, "FOLDER", tmp_path)
+    one, two = list_recipes()
+    assert (one.name, one.summary, one.published, one.measured) == ("small/one", "A small run", "5.10", "4.90 (3 seeds)")
+    assert (two.name, two.summary, two.published) == ("two", "", "")
+    assert load_recipe("small/one").optim.epochs == 2
+    assert load_recipe("small/one").run.recipe == "small/one"
+    with pytest.raises(ValueError, match=r"unknown recipe 'small/won'; did you mean small/one\?"):
+        load_recipe("small/won")
+    with pytest.raises(ValueError, match="anchors is 'many'"):
+        load_recipe("two")
+
+
+def test_a_recipe_may_be_a_file_but_a_name_never_leaves_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[optim]\nepochs = 4\n")
+    assert load_recipe(str(mine)).optim.epochs == 4
+    assert load_recipe(str(mine)).data == TrainConfig().data
+    (tmp_path / "package").mkdir()
+    monkeypatch.setattr(aib.recipes, "FOLDER", tmp_path / "package")
+    with pytest.raises(ValueError, match=r"unknown recipe '../mine'; there are none. A path must end in .toml"):
+        recipe_path("../mine")
+    with pytest.raises(ValueError, match="no recipe at"):
+        load_recipe("absent.toml")
+
+
+def test_the_command_lists_prints_and_suggests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_recipes(tmp_path)
+    monkeypatch.setattr(aib.recipes, "FOLDER", tmp_path)
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    for text in ("small/one", "A small run", "5.10", "not run", "vgg_s_aib_qt", "aib train --recipe NAME"):
+        assert text in out
+    assert main(["recipes", "small/one"]) == 0
+    assert capsys.readouterr().out == (tmp_path / "small" / "one.toml").read_text()
+    assert main(["recipes", "tow"]) == 2
+    assert capsys.readouterr().err == "aib recipes: unknown recipe 'tow'; did you mean two? A path must end in .toml\n"
