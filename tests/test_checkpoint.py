@@ -366,15 +366,18 @@ def test_weights_round_trip_and_damage_is_told(whole: RunFolder, tmp_path: Path)
 
 def test_a_run_folder_is_told_from_other_folders(tmp_path: Path) -> None:
     config = tiny_config("somewhere", tmp_path / "a")
-    folder = RunFolder.create(tmp_path / "a", config)
+    folder = RunFolder(tmp_path / "a")
+    folder.create(config)
     assert folder.config == config
     with pytest.raises(
         ValueError, match=r"exists and is not empty: continue it with --resume .*a, or choose another folder with --out"
     ):
-        RunFolder.create(tmp_path / "a", config)
+        RunFolder(tmp_path / "a").create(config)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
-        RunFolder.create(tmp_path / "file", config)
+        RunFolder(tmp_path / "file").create(config)
     with pytest.raises(ValueError, match=r"is not a run folder.*there are runs inside it: a"):
         RunFolder.open(tmp_path)
-    assert RunFolder.create(tmp_path / "b" / "c", config).config == config
+    folder = RunFolder(tmp_path / "b" / "c")
+    folder.create(config)
+    assert folder.config == config

@@ -183,7 +183,7 @@ def test_validation_can_be_evaluated_and_agrees_with_the_log(trained: Trained) -
 
 
 def test_other_data_with_the_same_classes_is_taken_and_different_ones_refused(trained: Trained, tmp_path: Path) -> None:
-    folder, data = trained
+    folder = trained[0]
     other = write_npz(tmp_path / "others.npz", test=9)
     assert evaluate(folder.path, data=str(other))["n"] == 9
     assert (folder.path / "eval" / "others-test.json").exists()
@@ -194,7 +194,7 @@ def test_other_data_with_the_same_classes_is_taken_and_different_ones_refused(tr
     swapped = write_npz(tmp_path / "swapped.npz", class_names=np.array(["1", "0", "2"]))
     with pytest.raises(ValueError, match="they differ in order"):
         open_run_data(run, str(swapped))
-    with pytest.raises(ValueError, match="has 1 channels .*the run was trained on 3"):
+    with pytest.raises(ValueError, match=r"has 1 channels .*the run was trained on 3"):
         open_run_data(run, str(write_npz(tmp_path / "grey.npz", channels=1)))
     with pytest.raises(ValueError, match="other classes"):
         open_run_data(run, str(write_folder(tmp_path / "photos")))

@@ -353,7 +353,7 @@ def test_files_left_out_are_counted_and_listed(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(data: Path, whole: RunFolder, tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "run", tiny_config(data, tmp_path / "run"))
+    RunFolder(tmp_path / "run").create(tiny_config(data, tmp_path / "run"))
     leftover = tmp_path / "run" / "checkpoints" / ".last.ckpt.123.tmp"
     leftover.write_bytes(b"half")
     assert same(outcome(train(tiny_config(data, "elsewhere"), resume=tmp_path / "run")), outcome(whole))

@@ -32,6 +32,18 @@ def command(verb: str) -> Callable[[Sequence[str]], None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1 (doctor found something missing), 2 (bad input) or 130 (interrupted)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(given)
+        if sys.stdout is not None:  # as it is under pythonw and >&-
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader of a pipe has gone (| head): be quiet, also while the interpreter flushes on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _run(given: Sequence[str]) -> int:
     if not given or given[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
@@ -48,15 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         command(verb)(rest)
-        if sys.stdout is not None:  # as it is under pythonw and >&-
-            sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"aib {verb}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # the reader of a pipe has gone (| head): be quiet, also while the interpreter flushes on its way out
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # rich's way to leave when the reader has gone
             return 0
@@ -65,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "Interrupted":
             print(f"aib {verb}: {error}", file=sys.stderr)
             return 130
-        if not isinstance(error, ValueError | OSError):
+        if isinstance(error, BrokenPipeError) or not isinstance(error, ValueError | OSError):
             raise
         print(f"aib {verb}: {_one_line(error)}", file=sys.stderr)
         return 2

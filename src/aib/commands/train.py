@@ -46,7 +46,8 @@ def run(arguments: Sequence[str]) -> None:
     from aib.train.loop import train
 
     folder = train(options.config, resume=Path(options.resume) if options.resume else None)
-    Console(quiet=folder.config.run.quiet, soft_wrap=True, highlight=False).print(
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes one speaks
+    Console(quiet=folder.config.run.quiet or not first, soft_wrap=True, highlight=False).print(
         f"saved in {folder.path}\nnext: aib eval {folder.path}   aib explain {folder.path} IMAGE   aib report {folder.path}"
     )
 

@@ -23,7 +23,9 @@ __all__ = ["ContextHead", "vgg_m", "vgg_m_aib", "vgg_m_aib_qt", "vgg_s", "vgg_s_
            "vgg_xs_aib_qt"]  # fmt: skip
 
 WIDTH = {"xs": 8, "s": 16, "m": 32}
-ANCHORS = 20
+ANCHORS = 50
+CLOSED = -3.0
+"""Raw score the attention starts from: sigmoid(-3) = 0.05."""
 LATENT_PER_WIDTH = 4
 """Latent dimensions for each channel of width: 64 for vgg_s."""
 
@@ -41,12 +43,13 @@ class ContextHead(nn.Module):
         self.near = nn.Sequential(nn.MaxPool2d(2), *conv_block(channels, width))
         self.far = nn.Sequential(nn.MaxPool2d(2), *conv_block(width, 2 * width, 2))
         self.merge = nn.Sequential(*conv_block(3 * width, width))
-        self.score = nn.Sequential(*conv_block(channels + width, width // 2), nn.Conv2d(width // 2, 1, 3, padding=1))
+        self.mix = nn.Sequential(*conv_block(channels + width, width // 2))
+        self.score = nn.Conv2d(width // 2, 1, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
         near = self.near(features)
         merged = self.merge(_beside(near, self.far(near)))
-        return self.score(_beside(features, merged))
+        return self.score(self.mix(_beside(features, merged)))
 
 
 def _beside(fine: Tensor, coarse: Tensor) -> Tensor:
@@ -70,12 +73,19 @@ def _encoder(width: int) -> nn.Sequential:
 
 
 def _init(model: nn.Module) -> None:
-    """He initialisation of the convolutions; scores start near zero, so that the attention starts even."""
+    """He initialisation of the convolutions, and an attention that starts closed.
+
+    A map that starts half open can end bright on the object or bright around it: behind the residual skip the contrast alone
+    matters. One that starts near 0 has only one way to make a difference, which is to open where it helps.
+    """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.out_channels > 1:
+        if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        elif isinstance(module, nn.Conv2d):
-            nn.init.xavier_uniform_(module.weight)
+    for module in model.modules():
+        if isinstance(module, ContextHead):
+            nn.init.xavier_uniform_(module.score.weight)
+            if module.score.bias is not None:
+                nn.init.constant_(module.score.bias, CLOSED)
 
 
 def _plain(size: str, num_classes: int, in_channels: int) -> PlainClassifier:
@@ -96,7 +106,7 @@ def _attentive(
         LatentBottleneck(4 * width, latent_dim),
         deep_decoder(latent_dim, num_classes),
         num_classes=num_classes,
-        quantizer=AnchorQuantizer(anchors) if anchors else None,
+        quantizer=None if anchors is None else AnchorQuantizer(anchors),
         modulation=modulation,
     )
     _init(model)
@@ -142,7 +152,7 @@ def vgg_xs_aib_qt(
     modulation: Modulation = "residual",
 ) -> AttentiveClassifier:
     """`vgg_xs` with attention snapped to anchors."""
-    return _attentive("xs", num_classes, in_channels, latent_dim, anchors or ANCHORS, modulation)
+    return _attentive("xs", num_classes, in_channels, latent_dim, ANCHORS if anchors is None else anchors, modulation)
 
 
 @register
@@ -166,7 +176,7 @@ def vgg_s_aib_qt(
     modulation: Modulation = "residual",
 ) -> AttentiveClassifier:
     """`vgg_s` with attention snapped to anchors."""
-    return _attentive("s", num_classes, in_channels, latent_dim, anchors or ANCHORS, modulation)
+    return _attentive("s", num_classes, in_channels, latent_dim, ANCHORS if anchors is None else anchors, modulation)
 
 
 @register
@@ -190,4 +200,4 @@ def vgg_m_aib_qt(
     modulation: Modulation = "residual",
 ) -> AttentiveClassifier:
     """`vgg_m` with attention snapped to anchors."""
-    return _attentive("m", num_classes, in_channels, latent_dim, anchors or ANCHORS, modulation)
+    return _attentive("m", num_classes, in_channels, latent_dim, ANCHORS if anchors is None else anchors, modulation)

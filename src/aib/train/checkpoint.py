@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FORMAT", "load_checkpoint", "save_checkpoint", "strip_prefixes", "write_atomically"]
+__all__ = ["FORMAT", "link", "load_checkpoint", "save_checkpoint", "strip_prefixes", "write_atomically"]
 
 FORMAT = 1
 """Version of the checkpoint's layout; another one is refused."""
@@ -55,20 +56,21 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool
         except RuntimeError as error:  # torch reports a full disk as a failed stream write
             raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
         if keep_previous and path.exists():
-            _link(path, path.with_name("previous.ckpt"))
+            link(path, path.with_name("previous.ckpt"))
 
     write_atomically(path, write)
 
 
-def _link(path: Path, other: Path) -> None:
-    """Make ``other`` a second name of the file ``path``, in one step; nothing happens on a file system without such links."""
+def link(path: Path, other: Path) -> None:
+    """Make ``other`` a second name of the file ``path`` in one step, or a copy on a file system without such links."""
     spare = other.with_name(f".{other.name}.tmp")
     spare.unlink(missing_ok=True)
     try:
-        os.link(path, spare)
+        try:
+            os.link(path, spare)
+        except OSError:
+            shutil.copyfile(path, spare)
         spare.replace(other)
-    except OSError:
-        pass
     finally:
         spare.unlink(missing_ok=True)  # renaming one name of a file to another of the same file keeps both
 

@@ -7,37 +7,38 @@ and latent. A resumed run therefore needs no generator state, and continues bit 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from aib.classifier import Classifier
+from aib.classifier import Classifier, Details
 from aib.data import open_data
 from aib.data.augment import normalize, random_crop, random_flip
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
 from aib.models.build import build_model
-from aib.train.checkpoint import load_checkpoint, save_checkpoint
+from aib.train.checkpoint import link, load_checkpoint, save_checkpoint
 from aib.train.checks import check_anchors, check_crop, collapse_warnings, finite_weights, load_weights
 from aib.train.config import TrainConfig
-from aib.train.device import choose_device, wants_channels_last
+from aib.train.device import wants_channels_last
+from aib.train.fabric import ForwardDetails, make_fabric
 from aib.train.macs import count_macs
 from aib.train.optim import beta_at, build_optimizer, lr_factor
 from aib.train.predict import predict, summarize
 from aib.train.progress import TrainingDisplay, epoch_line
 from aib.train.run_folder import RunFolder, environment
 from aib.train.running import RunningMeans
+from aib.train.stopping import StopRequest
 from aib.train.weights import save_weights
 
 __all__ = ["DivergedError", "Interrupted", "train"]
+
+STEPS_BETWEEN_AGREEMENTS = 10
+"""Steps after which several processes ask each other whether one was told to stop."""
 
 CALIBRATION_IMAGES = 2000
 """Training images shown to layers with a data-dependent start."""
@@ -92,7 +93,11 @@ def train(
         config = folder.config
         folder.remove_leftovers()
         state = load_checkpoint(folder.last) if folder.last.exists() else None
-    device, fabric = _fabric(config)
+    else:
+        folder = RunFolder(Path(config.run.out or f"runs/{Path(config.data.data).stem}-{config.model.model}-{config.run.seed}"))
+        folder.check_free()
+    fabric = make_fabric(config)
+    device = fabric.device
     if bundle is None:
         d = config.data
         bundle = open_data(
@@ -117,11 +122,11 @@ def train(
         first = next(iter(bundle.train.batches([torch.arange(min(CALIBRATION_IMAGES, len(bundle.train)))])))
         model.calibrate(normalize(first.images.cpu(), bundle.mean, bundle.std))
     if resume is None:
-        out = Path(config.run.out or f"runs/{Path(bundle.name).stem}-{config.model.model}-{config.run.seed}")
         check_crop(config.data.crop_padding, bundle)
         check_anchors(model, bundle)
-        folder = RunFolder.create(out, config)
-    if not folder.has("environment.json"):
+        if fabric.global_rank == 0:
+            folder.create(config)
+    if fabric.global_rank == 0 and not folder.has("environment.json"):
         folder.write_json("environment.json", environment(str(device), config.run.precision))
     card = {
         "name": config.model.model,
@@ -138,18 +143,6 @@ def train(
         "options": {**{k: v for k, v in model_options.items() if v is not None}, "pretrained": None},
     }
     return _Fit(config, folder, fabric, device, model, bundle, card, state, title).run()
-
-
-def _fabric(config: TrainConfig) -> tuple[torch.device, Any]:
-    from lightning_fabric import Fabric
-
-    name = choose_device(config.run.device)
-    if name == "cpu" and config.run.precision == "16-mixed":
-        raise ValueError("precision is '16-mixed', which the CPU lacks; use '32-true', or 'bf16-mixed' (much slower there)")
-    fabric = Fabric(accelerator=name, devices=config.run.devices, precision=config.run.precision)
-    if config.run.devices > 1:
-        fabric.launch()
-    return fabric.device, fabric
 
 
 class _Fit:
@@ -169,6 +162,7 @@ class _Fit:
     ) -> None:
         self.config, self.folder, self.fabric, self.device, self.card, self.title = config, folder, fabric, device, card, title
         self.bundle = bundle.to(device)
+        self.world, self.rank = fabric.world_size, fabric.global_rank
         self.state = _State()
         if saved is not None:
             load_weights(model, saved["model"], folder.last)
@@ -179,12 +173,10 @@ class _Fit:
         optimizer = build_optimizer(self.model, config.optim, device)
         if saved is not None:
             optimizer.load_state_dict(saved["optimizer"])
-        self.running = RunningMeans(device, saved["running"] if saved is not None else None)
-        forward: nn.Module = self.model
+        self.running = RunningMeans(device, saved["running"] if saved is not None and self.rank == 0 else None)
         if config.run.compile:
-            forward = self._compiled()
-        self.wrapped, self.optimizer = fabric.setup(forward, optimizer)
-        self.wrapped.mark_forward_method("forward_details")
+            self._compile()
+        self.wrapped, self.optimizer = fabric.setup(ForwardDetails(self.model), optimizer)
         if saved is not None and saved.get("precision"):
             fabric.strategy.precision.load_state_dict(saved["precision"])
         length = len(bundle.train)
@@ -192,24 +184,27 @@ class _Fit:
         if self.state.step != self.state.epoch * self.per_epoch + self.state.batch:
             raise ValueError(f"{folder.path} was trained on another number of images; put the data back, or start a new run")
         self.flip = bundle.mirror if config.data.flip is None else config.data.flip
-        self.stop_signal: int | None = None
         self.saved_at = time.monotonic()
 
     def run(self) -> RunFolder:
         optim, state = self.config.optim, self.state
-        self.folder.truncate_metrics(state.epoch)
+        if self.rank == 0:
+            self.folder.truncate_metrics(state.epoch)
+            if state.batch == 0 and state.best_epoch == state.epoch > 0:  # killed between the two names of a checkpoint
+                link(self.folder.last, self.folder.best)
         if state.epoch >= optim.epochs:
             raise ValueError(f"{self.folder.path} has finished its {optim.epochs} epochs; there is nothing to resume")
         with (
             TrainingDisplay(
-                optim.epochs * self.per_epoch, state.step, title=self.title, quiet=self.config.run.quiet
+                optim.epochs * self.per_epoch, state.step, title=self.title, quiet=self.config.run.quiet or self.rank > 0
             ) as self.display,
-            self._signals(),
+            StopRequest(self.display.line) as self.stop,
         ):
             self._tell_skipped()
             while state.epoch < optim.epochs:
                 row = self._epoch()
-                self.folder.append_metrics(row)
+                if self.rank == 0:
+                    self.folder.append_metrics(row)
                 self._keep(row)
                 self.display.line(epoch_line(row, optim.epochs))
                 for warning in row.get("warnings", ()):
@@ -223,6 +218,7 @@ class _Fit:
         synced = time.monotonic()
         order = epoch_order(len(bundle.train), config.run.seed, state.epoch)
         batches = batch_indices(order, config.optim.batch_size, drop_last=True)
+        batches = [positions[self.rank :: self.world] for positions in batches]  # of each batch, every process its share
         self.wrapped.train()
         epoch_seed = _mix(config.run.seed, state.epoch)
         for batch in bundle.train.batches(batches[seen_before:], train=True, seed=epoch_seed):
@@ -230,7 +226,7 @@ class _Fit:
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             beta = beta_at(state.step, self.per_epoch, config.optim)
-            torch.manual_seed(_mix(config.run.seed, state.step, 1 + self.fabric.global_rank))
+            torch.manual_seed(_mix(config.run.seed, state.step, 1 + self.rank))
             parts, errors = self._step(batch.images, batch.labels, beta)
             self.running.add(parts, errors, len(batch.labels), state.step)
             state.step += 1
@@ -241,15 +237,20 @@ class _Fit:
                 self._check_finite()
                 speed = state.batch * config.optim.batch_size / max(1e-9, now - began)
                 self.display.step(state.step, {**self.running.means(), "images_per_second": speed})
-            if self.stop_signal is not None or now - self.saved_at > 60 * config.run.checkpoint_minutes:
+            stopping = self._stopping()
+            if stopping or now - self.saved_at > 60 * config.run.checkpoint_minutes:
                 self._check_finite()
                 self._check_weights()
                 state.seconds = now - began
                 self._save()
-                self._maybe_stop()
+            if stopping:
+                done = f"{state.step} of {config.optim.epochs * self.per_epoch} steps"
+                raise Interrupted(f"stopped after {done}, saved; go on with: aib train --resume {self.folder.path}")
         # not from the loop: a run stopped after an epoch's last step has no step left in it
         beta = beta_at(state.step - 1, self.per_epoch, config.optim)
         trained = time.monotonic() - began
+        if self.world > 1:
+            self.running.sums = self.fabric.all_reduce(self.running.sums, reduce_op="sum")
         numbers = self.running.means()
         predictions = predict(self.model, bundle.val, bundle.mean, bundle.std, device=self.device)
         val = summarize(predictions)
@@ -283,7 +284,7 @@ class _Fit:
         if self.flip:
             images = random_flip(images)
         inputs = normalize(images, bundle.mean, bundle.std)
-        details = self.wrapped.forward_details(inputs)
+        details = Details(**self.wrapped(inputs))
         parts = objective(
             details, labels, beta, lambda_anchor=optim.lambda_anchor, lambda_commitment=optim.lambda_commitment,
             kl=optim.kl, label_smoothing=optim.label_smoothing,
@@ -321,8 +322,11 @@ class _Fit:
         if better:
             state.best_error, state.best_cross_entropy, state.best_epoch = val["error"], val["cross_entropy"], state.epoch
             # before the checkpoint that says so: killed in between, the epoch is repeated and writes them again
-            save_weights(self.folder, self.model, {**self.card, "epoch": state.epoch, "val_error": val["error"]})
+            if self.rank == 0:
+                save_weights(self.folder, self.model, {**self.card, "epoch": state.epoch, "val_error": val["error"]})
         self._save()
+        if better and self.rank == 0:
+            link(self.folder.last, self.folder.best)
 
     def _save(self) -> None:
         content = {
@@ -332,25 +336,28 @@ class _Fit:
             "running": self.running.to_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
         }
-        if self.fabric.global_rank == 0:
+        if self.rank == 0:
             save_checkpoint(self.folder.last, content)
         self.saved_at = time.monotonic()
 
-    def _maybe_stop(self) -> None:
-        if self.stop_signal is not None:
-            done = f"{self.state.step} of {self.config.optim.epochs * self.per_epoch} steps"
-            raise Interrupted(f"stopped after {done}, saved; go on with: aib train --resume {self.folder.path}")
+    def _stopping(self) -> bool:
+        """Whether to stop after this step; several processes agree on it every few steps, so that none waits for another."""
+        if self.world == 1:
+            return self.stop.asked
+        if self.state.step % STEPS_BETWEEN_AGREEMENTS:
+            return False
+        return bool(self.fabric.all_reduce(torch.tensor(float(self.stop.asked), device=self.device), reduce_op="sum") > 0)
 
     def _tell_skipped(self) -> None:
         """Count the files left out by ``skip_bad`` and list them: all in the run folder, some here."""
-        if skipped := self.bundle.skipped:
+        if (skipped := self.bundle.skipped) and self.rank == 0:
             self.folder.write_text("skipped.txt", "".join(f"{line}\n" for line in skipped))
             self.display.line(f"left out {len(skipped)} files that cannot be read, listed in {self.folder.path / 'skipped.txt'}:")
             for line in skipped[:SKIPPED_SHOWN]:
                 self.display.line(f"  {line}")
 
-    def _compiled(self) -> nn.Module:
-        """The model with a compiled forward, after a check that it agrees with the eager one.
+    def _compile(self) -> None:
+        """Compile the forward pass, after a check that it agrees with the eager one.
 
         Raises:
             ValueError: they differ by more than rounding.
@@ -365,27 +372,6 @@ class _Fit:
         if difference > 1e-3 * max(1.0, eager.abs().max().item()):
             raise ValueError(f"the compiled network differs from the eager one by {difference:.2g}; train without --compile")
         self.model.forward_details = compiled  # type: ignore[method-assign]
-        return self.model
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a save after the current step; a second Ctrl-C stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, _: object) -> None:
-            if self.stop_signal is not None:
-                raise KeyboardInterrupt
-            self.stop_signal = number
-            self.display.line("stopping after this step; press Ctrl-C again to stop without saving")
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _mix(*numbers: int) -> int:

@@ -68,25 +68,31 @@ class RunFolder:
 
     path: Path
 
-    @classmethod
-    def create(cls, path: Path, config: TrainConfig) -> RunFolder:
-        """Make the folder and write the configuration.
+    def check_free(self) -> None:
+        """Refuse a place where something is already.
 
         Raises:
-            ValueError: the folder holds a run already, or is a file.
-            OSError: it cannot be written.
+            ValueError: the folder holds a run or other files, or is a file.
         """
+        path = self.path
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; a run needs a folder of its own")
         if path.exists() and any(path.iterdir()):
             hint = f"continue it with --resume {path}, or " if (path / "config.toml").exists() else ""
             raise ValueError(f"{path} exists and is not empty: {hint}choose another folder with --out")
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        run = cls(path)
+
+    def create(self, config: TrainConfig) -> None:
+        """Make the folder and write the configuration.
+
+        Raises:
+            ValueError: see `check_free`.
+            OSError: it cannot be written.
+        """
         import tomli_w
 
-        run.write_text("config.toml", tomli_w.dumps(config_to_dict(config)))
-        return run
+        self.check_free()
+        self.best.parent.mkdir(parents=True, exist_ok=True)
+        self.write_text("config.toml", tomli_w.dumps(config_to_dict(config)))
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

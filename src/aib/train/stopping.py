@@ -1,0 +1,41 @@
+"""Stopping a run from outside without losing it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+__all__ = ["StopRequest"]
+
+
+class StopRequest:
+    """Context in which Ctrl-C and SIGTERM ask for a stop instead of making one; a second signal stops at once.
+
+    Outside the main thread signals cannot be caught, and nothing is changed.
+
+    Args:
+        say: called with a line for the user when a stop is asked for.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.say("stopping after this step; press Ctrl-C again to stop without saving")
