@@ -15,7 +15,7 @@ BETA = 0.01
 LAMBDA_ANCHOR = 0.4
 LAMBDA_COMMITMENT = 0.1
 
-LOSS_PARTS = ("cross_entropy", "rate_loss", "anchor_loss", "commitment_loss")
+LOSS_PARTS = ("cross_entropy", "rate_loss", "anchor_loss", "commitment_loss", "sparsity_loss")
 """The terms that add up to ``loss``; a model has those that apply to it."""
 
 
@@ -26,6 +26,7 @@ def objective(
     *,
     lambda_anchor: float = LAMBDA_ANCHOR,
     lambda_commitment: float = LAMBDA_COMMITMENT,
+    lambda_sparsity: float = 0.0,
     kl: KLKind = "paper",
     label_smoothing: float = 0.0,
 ) -> dict[str, Tensor]:
@@ -35,6 +36,10 @@ def objective(
              + rate_loss          = beta * KL(p(z|x,a) || r(z))         summed over latent dimensions, mean over images
              + anchor_loss        = lambda_anchor * mean (sg[A] - A_q)^2     moves the anchors only
              + commitment_loss    = lambda_commitment * mean (A - sg[A_q])^2  moves the attention only
+             + sparsity_loss      = lambda_sparsity * mean mu_A             ours, absent by default: see below
+
+    The published terms leave open which side of a contrast is bright, the object or its surroundings. ``lambda_sparsity`` is the
+    negative log-density of an exponential prior on the attention: opening the map costs, so it opens where that pays.
 
     Models without a latent or without anchors lack those entries.
 
@@ -42,6 +47,7 @@ def objective(
         details: of a forward pass with ``labels``' images.
         labels: (N,) class indices.
         beta: weight of the rate.
+        lambda_sparsity: weight of the mean attention; 0, as published, leaves the term out.
         lambda_anchor, lambda_commitment: lambda_g and lambda_c of eq. 10; the means run over positions, images and draws.
         kl: see `aib.functional.gaussian_kl`.
         label_smoothing: of the cross-entropy, in [0, 1).
@@ -61,4 +67,6 @@ def objective(
     if details.anchor_values is not None and details.attention is not None:
         parts["anchor_loss"] = lambda_anchor * F.mse_loss(details.anchor_values, details.attention.detach())
         parts["commitment_loss"] = lambda_commitment * F.mse_loss(details.attention, details.anchor_values.detach())
+    if lambda_sparsity and details.attention_mean is not None:
+        parts["sparsity_loss"] = lambda_sparsity * details.attention_mean.mean()
     return {"loss": torch.stack(list(parts.values())).sum(), **parts, **extra}

@@ -15,7 +15,19 @@ from aib.report.style import compact, interval, percent, plain
 __all__ = ["CONTROLS", "MEASURES", "Table", "comparison_table", "measured", "own_map", "paired_difference", "run_labels"]
 
 CONTROLS = frozenset(
-    {"centre", "center", "uniform", "chance", "edges", "edge detector", "random", "blurred random", "another image", "untrained"}
+    {
+        "centre",
+        "center",
+        "uniform",
+        "chance",
+        "edges",
+        "edge detector",
+        "random",
+        "blurred random",
+        "another image",
+        "other image",
+        "untrained",
+    }
 )
 """Names of maps that know nothing of the model; every score stands beside theirs."""
 

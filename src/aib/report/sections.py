@@ -116,7 +116,7 @@ MEANINGS = {
     "about the rest of the map.",
     "energy": "How much of the map's sum lies on the object. A map that is bright everywhere scores the object's share of the "
     "image.",
-    "iou": "How well the bright part of the map covers the object and nothing else. It depends on where bright is cut from dark.",
+    "iou": "The object against the map's brightest pixels, as many as the object has; ties broken at random and averaged.",
 }
 
 

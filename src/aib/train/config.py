@@ -111,6 +111,8 @@ class OptimConfig:
     """Weight of the term that moves the anchors."""
     lambda_commitment: float = 0.1
     """Weight of the term that commits the attention to its anchors."""
+    lambda_sparsity: float = 0.0
+    """Weight of the mean attention in the loss; 0 as published. Above 0 the map opens only where that pays."""
     anchor_lr_scale: float = 1.0
     """Learning rate of the anchors as a share of the others'."""
 
@@ -164,6 +166,7 @@ class TrainConfig:
             ("beta_warmup_epochs", o.beta_warmup_epochs, 0, 1e6),
             ("lambda_anchor", o.lambda_anchor, 0, 1e6),
             ("lambda_commitment", o.lambda_commitment, 0, 1e6),
+            ("lambda_sparsity", o.lambda_sparsity, 0, 1e6),
             ("anchor_lr_scale", o.anchor_lr_scale, 0, 1e6),
             ("crop_padding", d.crop_padding, 0, 1e4),
             ("workers", d.workers, 0, 256),

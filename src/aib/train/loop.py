@@ -287,7 +287,7 @@ class _Fit:
         details = Details(**self.wrapped(inputs))
         parts = objective(
             details, labels, beta, lambda_anchor=optim.lambda_anchor, lambda_commitment=optim.lambda_commitment,
-            kl=optim.kl, label_smoothing=optim.label_smoothing,
+            lambda_sparsity=optim.lambda_sparsity, kl=optim.kl, label_smoothing=optim.label_smoothing,
         )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(parts["loss"])

@@ -17,6 +17,7 @@ SHORT = {
     "rate_loss": "rate",
     "anchor_loss": "anchor",
     "commitment_loss": "commit",
+    "sparsity_loss": "sparsity",
 }
 
 
