@@ -347,6 +347,7 @@ def test_pretrained_weights_without_network_are_one_line_and_soon(photos: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_two_processes_share_every_batch(tmp_path: Path) -> None:
     data = write_npz(tmp_path / "squares.npz")
     out = tmp_path / "run"

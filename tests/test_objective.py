@@ -52,13 +52,14 @@ def test_each_term_moves_what_it_claims_and_nothing_else(
     small_model: Make, small_batch: Batch, samples: tuple[int, int] | None, modulation: str, kl: str
 ) -> None:
     model = small_model(modulation=modulation, **LOUD)
-    parts = objective(model.forward_details(small_batch[0], samples=samples), small_batch[1], kl=kl)
+    parts = objective(model.forward_details(small_batch[0], samples=samples), small_batch[1], kl=kl, lambda_sparsity=0.1)
     reached = {name: moved(model, parts[name]) for name in LOSS_PARTS}
     assert reached == {
         "cross_entropy": EVERYTHING - {"anchors"},
         "rate_loss": EVERYTHING - {"anchors", "decoder"},
         "anchor_loss": {"anchors"},
         "commitment_loss": {"features", "attention_mean", "attention_std"},
+        "sparsity_loss": {"features", "attention_mean"},
     }
     assert moved(model, parts["loss"]) == EVERYTHING
 
@@ -161,7 +162,7 @@ def test_the_parts_add_up_to_the_loss(
 
 def test_values_are_those_of_the_equations(small_model: Make, small_batch: Batch) -> None:
     out, labels = small_model(**LOUD).forward_details(small_batch[0], samples=(2, 3)), small_batch[1]
-    parts = objective(out, labels, 0.3, lambda_anchor=0.7, lambda_commitment=0.2)
+    parts = objective(out, labels, 0.3, lambda_anchor=0.7, lambda_commitment=0.2, lambda_sparsity=0.6)
     by_draw = [F.cross_entropy(out.sample_logits[a, z], labels) for a in range(2) for z in range(3)]
     torch.testing.assert_close(parts["cross_entropy"], torch.stack(by_draw).mean())
     divergence = kl_divergence(Normal(out.latent_mean, out.latent_std), Normal(0.0, 1.0)).sum(-1)
@@ -172,6 +173,8 @@ def test_values_are_those_of_the_equations(small_model: Make, small_batch: Batch
     assert error > 0
     torch.testing.assert_close(parts["anchor_loss"], 0.7 * error)
     torch.testing.assert_close(parts["commitment_loss"], 0.2 * error)
+    torch.testing.assert_close(parts["sparsity_loss"], 0.6 * out.attention_mean.mean())
+    torch.testing.assert_close(parts["loss"], torch.stack([parts[name] for name in LOSS_PARTS]).sum())
 
 
 def test_the_cross_entropy_is_of_the_draws_not_of_their_average(small_model: Make, small_batch: Batch) -> None:
@@ -182,6 +185,7 @@ def test_the_cross_entropy_is_of_the_draws_not_of_their_average(small_model: Mak
 def test_the_published_weights_are_the_defaults(small_model: Make, small_batch: Batch) -> None:
     assert (BETA, LAMBDA_ANCHOR, LAMBDA_COMMITMENT) == (0.01, 0.4, 0.1)
     out = small_model(**LOUD).forward_details(small_batch[0])
+    assert "sparsity_loss" not in objective(out, small_batch[1])  # ours, not the paper's
     explicit = objective(out, small_batch[1], 0.01, lambda_anchor=0.4, lambda_commitment=0.1, kl="paper", label_smoothing=0.0)
     assert objective(out, small_batch[1]) == explicit
 

@@ -40,7 +40,7 @@ PHOTOGRAPHS = {
 SHARE = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 
-def make_clutter(*, seed: int = 0, num_train: int = 10000, num_val: int = 1000, num_test: int = 2000) -> DataBundle:
+def make_clutter(*, seed: int = 0, num_train: int = 8000, num_val: int = 1000, num_test: int = 2000) -> DataBundle:
     """The data set, 32x32 RGB, 10 classes in equal numbers, a mask for every image.
 
     Args:
