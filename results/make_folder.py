@@ -1,6 +1,6 @@
 """A folder of PNG files in class folders from an .npz of images, to train on as a user would:
 
-    python results/make_folder.py data/cifar10.npz data/cifar10-png --train 10000 --test 2000
+python results/make_folder.py data/cifar10.npz data/cifar10-png --train 10000 --test 2000
 """
 
 from __future__ import annotations
