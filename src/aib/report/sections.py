@@ -238,6 +238,7 @@ CURVES = (
         "Pulls the anchors to the scores; low means that they fit, not that the map is good.",
     ),
     Curve("commitment loss", "", _both("commitment_loss"), "Pulls the scores to the anchors, and moves the attention only."),
+    Curve("sparsity loss", "", _both("sparsity_loss"), "The price of an open map: its weight times the mean attention."),
     Curve(
         "rate", "bits", _both("rate_bits"), "Information the latent keeps of an image, at most. Near 0 the latent has collapsed."
     ),
