@@ -649,3 +649,11 @@ def test_labels_are_few_apart_and_keep_the_ends(values: list[float], limit: int)
     assert all(b - a >= 0.0499 for a, b in itertools.pairwise(kept))
     if values and max(values) - min(values) > 0.05:
         assert (kept[0], kept[-1]) == (min(values), max(values))
+
+
+def test_a_post_hoc_map_of_tiny_values_is_shown_on_its_own_scale() -> None:
+    from aib.report.gallery import _own_scale
+
+    map = np.array([[0.0, 1e-6], [2e-6, 4e-6]], np.float32)
+    np.testing.assert_allclose(_own_scale(map), [[0, 0.25], [0.5, 1]])
+    np.testing.assert_array_equal(_own_scale(np.zeros((2, 2), np.float32)), np.zeros((2, 2)))  # Grad-CAM found nothing: stays dark

@@ -114,6 +114,12 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in zip(changes[::2], changes[1::2])]
 
 
+def _own_scale(map: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A post-hoc map divided by its greatest value: unlike an attention map it has no unit, and on a fixed scale may vanish."""
+    greatest = float(map.max())
+    return map / np.float32(greatest) if greatest > 0 else map
+
+
 def _tile(item: GalleryItem) -> Tile:
     image, ratio, pixelated = _image(item)
     outline, viewbox = _outline(item)
@@ -125,7 +131,8 @@ def _tile(item: GalleryItem) -> Tile:
     panes = [pane("image", said, None)]
     if item.map is not None:
         panes.append(pane("map", f"map over {said}; values {item.map.min():.2f} to {item.map.max():.2f}", item.map))
-    panes += [pane(name, f"{name} over {said}", other) for name, other in list(item.others.items())[:OTHERS]]
+    for name, other in list(item.others.items())[:OTHERS]:
+        panes.append(pane(name, f"{name} over {said}, from 0 to its own greatest value", _own_scale(other)))
     note = None if item.rate_bits is None else f"{item.rate_bits:.1f} bits"
     return Tile(tuple(panes), item.true == item.predicted, item.true, item.predicted, percent(item.confidence, 0), item.name, note)
 
