@@ -256,6 +256,8 @@ def _record(target: Path, options: DemoOptions, run: Path, rows: Sequence[Mappin
     command = "aib demo --seeds " + " ".join(map(str, options.seeds)) + (" --beta-zero" if options.beta_zero else "")
     if options.epochs is not None:
         command += f" --epochs {options.epochs}"
+    if options.out is not None:
+        command += f" --out {options.out}"
     content = {
         "command": f"{command} --record {target}",
         "environment": json.loads((run / "environment.json").read_text(encoding="utf-8")),
