@@ -470,7 +470,7 @@ def test_pretrained_without_a_network_names_the_way_out(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"cannot get the pretrained weights of 'resnet18'.*pretrained=False.*local file") as error:
+    with pytest.raises(ValueError, match=r"cannot get the pretrained weights of 'resnet18'.*leave pretrained out.*file") as error:
         attach("resnet18", "layer3", 5, pretrained=True)
     assert "\n" not in str(error.value)
 

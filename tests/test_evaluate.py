@@ -5,19 +5,26 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
+from aib.commands.eval import summary_lines
+from aib.commands.train import TrainOptions
+from aib.recipes import load_recipe
+from aib.train.config import TrainConfig
 from aib.train.evaluate import calibration, evaluate, open_run_data
 from aib.train.loop import train
-from aib.train.record import COLUMNS, record_run
+from aib.train.record import COLUMNS, command_line, record_run
 from aib.train.run_folder import RunFolder
 from aib.train.weights import load_run
 from tiny import tiny_config, write_folder, write_npz
@@ -215,21 +222,47 @@ def test_record_replaces_the_row_of_the_same_run(trained: Trained, result: dict[
         with table.open(newline="") as file:
             return list(csv.DictReader(file))
 
-    record_run(folder.path, result, table)
-    record_run(folder.path, {**result, "error": 0.125}, table)
+    record_run(folder.path, result, table, TrainConfig())
+    record_run(folder.path, {**result, "error": 0.125}, table, TrainConfig())
     (row,) = rows()
     assert tuple(row) == COLUMNS
     assert (row["model"], row["data"], row["seed"], row["epochs"], row["error"]) == ("vgg_xs_aib_qt", "squares", "0", "2", "0.125")
     assert float(row["error_low"]) == pytest.approx(result["error_interval"][0], abs=1e-6)
     assert row["command"].startswith("aib train --data ")
     assert float(row["training_pflop"]) >= 0
-    record_run(folder.path, {**result, "split": "val"}, table)
+    record_run(folder.path, {**result, "split": "val"}, table, TrainConfig())
     other = Path(shutil.copytree(folder.path, tmp_path / "other"))
     config = (other / "config.toml").read_text()
     (other / "config.toml").write_text(config.replace("seed = 0\ndevice", "seed = 3\ndevice"))
-    record_run(other, result, table)
+    record_run(other, result, table, TrainConfig())
     assert [(r["seed"], r["split"]) for r in rows()] == [("0", "test"), ("0", "val"), ("3", "test")]
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="is not a table of runs"):
-        record_run(folder.path, result, tmp_path / "wrong.csv")
+        record_run(folder.path, result, tmp_path / "wrong.csv", TrainConfig())
     assert (tmp_path / "wrong.csv").read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize("recipe", [None, "clutter/vgg_s_aib_qt"])
+def test_the_recorded_command_gives_the_configuration_back(recipe: str | None, tmp_path: Path) -> None:
+    base = load_recipe(recipe) if recipe else TrainConfig()
+    config = replace(
+        base,
+        data=replace(base.data, data=str(tmp_path / "two words"), flip=True, image_size=48),
+        model=replace(base.model, model="resnet18", attend="layer2", anchors=7),
+        optim=replace(base.optim, schedule="step", step_epochs=(2, 3), lr=0.0125, clip_norm=1.0),
+        run=replace(base.run, seed=5, out="elsewhere", quiet=True, channels_last=False),
+    )
+    words = shlex.split(command_line(config, base))
+    assert words[:2] == ["aib", "train"]
+    given = tyro.cli(TrainOptions, args=words[2:], default=TrainOptions(recipe=recipe, config=base)).config
+    assert given == replace(config, run=replace(config.run, out=base.run.out, quiet=base.run.quiet))
+
+
+def test_a_damaged_last_checkpoint_does_not_hide_the_selected_weights(trained: Trained, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(trained[0].path, tmp_path / "run"))
+    last = copy / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    found = evaluate(copy)
+    assert found["last_error"] is None
+    assert "last.ckpt" in found["last_unreadable"]
+    assert any("last.ckpt" in line for line in summary_lines(found))

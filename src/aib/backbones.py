@@ -93,8 +93,8 @@ def create_backbone(
             return timm.create_model(name, pretrained=True, **options)
         except Exception as error:
             raise ValueError(
-                f"cannot get the pretrained weights of {name!r} ({one_line(error, 120)}); check the network connection, use "
-                "pretrained=False, or give a local file: pretrained='path/to/weights.safetensors'"
+                f"cannot get the pretrained weights of {name!r} ({one_line(error, 120)}); check the network connection, leave "
+                "pretrained out to start from fresh weights, or give a local file instead: path/to/weights.safetensors"
             ) from error
     if pretrained is not False:
         _load_weights(network, Path(pretrained))
@@ -108,7 +108,7 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     if path.suffix not in WEIGHT_SUFFIXES:
         raise ValueError(f"pretrained is {str(path)!r}; it must be True, False or a file that ends in {', '.join(WEIGHT_SUFFIXES)}")
     if not path.is_file():
-        raise ValueError(f"pretrained weights {str(path)!r} are not a file; pretrained=False starts from fresh weights")
+        raise ValueError(f"pretrained weights {str(path)!r} are not a file; leave pretrained out to start from fresh weights")
     try:
         state = load_state_dict(str(path), device="cpu", weights_only=True)
         # families rename or resize weights (position embeddings) in a function beside the network, as timm does after a download

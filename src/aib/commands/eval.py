@@ -36,9 +36,12 @@ def run(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
 
+    from aib.recipes import load_recipe
+    from aib.train.config import TrainConfig
     from aib.train.device import choose_device
     from aib.train.evaluate import evaluate
     from aib.train.record import record_run
+    from aib.train.run_folder import RunFolder
 
     result = evaluate(
         options.run, split=options.split, data=options.data, device=choose_device(options.device), samples=options.samples,
@@ -46,7 +49,8 @@ def run(arguments: Sequence[str]) -> None:
     )  # fmt: skip
     Console(soft_wrap=True, highlight=False).print("\n".join(summary_lines(result)), markup=False)
     if options.record is not None:
-        record_run(options.run, result, options.record)
+        recipe = RunFolder.open(options.run).config.run.recipe
+        record_run(options.run, result, options.record, load_recipe(recipe) if recipe else TrainConfig())
 
 
 def summary_lines(result: dict) -> list[str]:
@@ -63,6 +67,8 @@ def summary_lines(result: dict) -> list[str]:
     if "anchors" in result:
         anchors = result["anchors"]
         rows.append(("anchors", f"{anchors['used']} of {len(anchors['values'])} in use, perplexity {anchors['perplexity']:.1f}"))
+    if "last_unreadable" in result:
+        rows.append(("last checkpoint", f"left out: {result['last_unreadable']}"))
     if "map_ablation" in result:
         ablation = result["map_ablation"]
         shuffled, own = 100 * ablation["shuffled_images"], 100 * ablation["original"]

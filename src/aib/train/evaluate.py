@@ -95,9 +95,13 @@ def evaluate(
                "epoch": run.card["epoch"]}  # fmt: skip
     result["last_error"] = None
     if run.folder.last.exists():
-        last = load_run(path, device=device, weights="last").model
-        again = predict(last, chosen, run.mean, run.std, device=device, samples=samples, generator=generator)
-        result["last_error"] = again.errors.double().mean().item()
+        try:
+            last = load_run(path, device=device, weights="last").model
+        except ValueError as error:  # the selected weights are in a file of their own, and whole
+            result["last_unreadable"] = str(error)
+        else:
+            again = predict(last, chosen, run.mean, run.std, device=device, samples=samples, generator=generator)
+            result["last_error"] = again.errors.double().mean().item()
     if attentive:
         result |= _attention_numbers(run, found, chosen, device, seed)
     maps = {**({"AIB": found.maps} if found.maps is not None else {}), **(other_maps or {})}

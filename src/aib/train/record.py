@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from aib.train.checkpoint import write_atomically
-from aib.train.config import config_to_dict
+from aib.train.config import TrainConfig
 from aib.train.run_folder import RunFolder
 
-__all__ = ["COLUMNS", "record_run"]
+__all__ = ["COLUMNS", "command_line", "record_run"]
 
 COLUMNS = (
     "data", "model", "recipe", "seed", "beta", "epochs", "split", "error", "error_low", "error_high", "last_error", "rate_bits",
@@ -23,8 +25,14 @@ KEY = ("data", "model", "recipe", "seed", "beta", "epochs", "split")
 """A row with the same values here is replaced."""
 
 
-def record_run(path: Path, result: Mapping[str, Any], table: Path) -> dict[str, str]:
+def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainConfig) -> dict[str, str]:
     """Add the run's row to ``table``, in place of an older one of the same run; errors are fractions, seconds those of training.
+
+    Args:
+        path: run folder.
+        result: of `aib.train.evaluate.evaluate`.
+        table: the CSV file.
+        base: what the run's options are compared with for its command: its recipe, or the defaults.
 
     Raises:
         ValueError: ``table`` is no such table.
@@ -47,7 +55,7 @@ def record_run(path: Path, result: Mapping[str, Any], table: Path) -> dict[str, 
         "seconds": round(sum(e["seconds"] for e in epochs)),
         "hardware": environment["device"] if environment["device"] != "cpu" else environment["cpu"],
         "threads": environment["threads"], "torch": environment["torch"], "aib": environment["aib"],
-        "commit": environment["commit"] or "", "date": environment["date"], "command": _command(config_to_dict(config)),
+        "commit": environment["commit"] or "", "date": environment["date"], "command": command_line(config, base),
     }  # fmt: skip
     text = {k: str(v) for k, v in row.items()}
     rows: list[dict[str, str]] = []
@@ -72,12 +80,23 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _command(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """The command line that repeats the run."""
-    run = tables["run"]
-    words = ["aib", "train"]
-    if "recipe" in run:
-        words += ["--recipe", run["recipe"]]
-    else:
-        words += ["--data", tables["data"]["data"], "--model", tables["model"]["model"]]
-    return " ".join([*words, "--seed", str(run["seed"])])
+NOT_REPEATED = ("recipe", "out", "seed", "quiet", "device", "checkpoint_minutes")
+"""Options that do not change what a run computes, or that the command names by itself."""
+
+
+def command_line(config: TrainConfig, base: TrainConfig) -> str:
+    """The command that repeats a run: its recipe, whatever differs from ``base`` (the recipe or the defaults), and the seed."""
+    recipe = config.run.recipe
+    words = ["aib", "train"] + (["--recipe", recipe] if recipe else [])
+    for table in fields(TrainConfig):
+        before, now = getattr(base, table.name), getattr(config, table.name)
+        for option in fields(now):
+            value = getattr(now, option.name)
+            if option.name in NOT_REPEATED or value == getattr(before, option.name):
+                continue
+            name = option.name.replace("_", "-")
+            if option.type == "bool":  # a flag; where None is allowed too, the value is written out
+                words.append(f"--{name}" if value else f"--no-{name}")
+            else:
+                words += [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return shlex.join([*words, "--seed", str(config.run.seed)])
