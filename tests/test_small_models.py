@@ -1,4 +1,4 @@
-"""The networks for CPUs: shapes, the closed start, whitening, and the pairing of each attentive network with its baseline."""
+"""The networks for CPUs: shapes, what the attention sees, its noise, whitening, and the pairing of each attentive network with its baseline."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from aib.classifier import AttentiveClassifier, PlainClassifier
+from aib.functional import STD_FLOOR
 from aib.models import create_model
 from aib.models.fast import WHITENING_EPSILON, WhiteningConv
+from aib.models.vgg_small import MIN_STD
 
 
 @pytest.mark.parametrize(
@@ -38,13 +40,26 @@ def test_small_vggs_take_images_of_other_sizes(size: int) -> None:
     assert create_model("vgg_xs_aib_qt", 4).eval()(torch.randn(2, 3, size, size)).shape == (2, 4)
 
 
-def test_the_attention_of_the_small_vggs_starts_closed() -> None:
-    mean = create_model("vgg_s_aib_qt", 10).train().forward_details(torch.randn(16, 3, 32, 32)).attention_mean
-    assert mean is not None
-    assert mean.median() < 0.15
-    open_start = create_model("vgg_aib_qt", 10).train().forward_details(torch.randn(2, 3, 32, 32)).attention_mean
-    assert open_start is not None
-    assert open_start.median() > 0.15  # the published networks start half open: the check can fail
+def test_the_attention_of_the_small_vggs_keeps_its_noise() -> None:
+    images = torch.randn(2, 3, 32, 32)
+    small, published = create_model("vgg_xs_aib_qt", 10), create_model("vgg_aib_qt", 10)
+    for model in (small, published):
+        torch.nn.init.constant_(model.attention.std_head.bias, -1000.0)  # type: ignore[union-attr, arg-type]
+    kept, gone = small.forward_details(images).attention_std, published.forward_details(images).attention_std
+    assert kept is not None
+    assert gone is not None
+    assert kept.min() >= MIN_STD
+    assert gone.max() == STD_FLOOR
+
+
+def test_the_small_vggs_attend_to_a_pixel_and_its_neighbours() -> None:
+    features = create_model("vgg_s", 10).eval().features  # type: ignore[union-attr]
+    images = torch.randn(1, 3, 32, 32, requires_grad=True)
+    features(images)[0, :, 10, 20].sum().backward()  # type: ignore[operator]
+    assert images.grad is not None
+    seen = images.grad.abs().sum((0, 1)).nonzero()
+    assert seen.min(0).values.tolist() == [9, 19]
+    assert seen.max(0).values.tolist() == [11, 21]
 
 
 def test_whitening_filters_whiten() -> None:

@@ -25,7 +25,7 @@ from aib.train.config import OptimConfig
 from aib.train.evaluate import evaluate
 from aib.train.loop import DivergedError, Interrupted, train
 from aib.train.macs import count_macs
-from aib.train.optim import beta_at, build_optimizer, lr_factor, parameter_groups
+from aib.train.optim import build_optimizer, lr_factor, parameter_groups, warmed_share
 from aib.train.predict import predict
 from aib.train.run_folder import RunFolder
 from aib.train.running import RunningMeans
@@ -405,15 +405,15 @@ def test_cosine_step_and_constant_after_a_linear_warm_up() -> None:
 
 def test_beta_rises_from_nothing_and_stays() -> None:
     config = OptimConfig(beta=0.04, beta_warmup_epochs=2)
-    assert [beta_at(step, 10, config) for step in (0, 5, 10, 20, 1000)] == pytest.approx([0, 0.01, 0.02, 0.04, 0.04])
-    assert beta_at(0, 10, OptimConfig(beta=0.04)) == 0.04
+    assert [warmed_share(step, 10, config) for step in (0, 5, 10, 20, 1000)] == pytest.approx([0, 0.25, 0.5, 1, 1])
+    assert warmed_share(0, 10, OptimConfig()) == 1
 
 
 def test_the_log_has_the_rate_and_beta_of_the_last_step(data: Path, bundle: DataBundle, tmp_path: Path) -> None:
     folder = train(tiny_config(data, tmp_path / "run", epochs=2, beta_warmup_epochs=2.0), bundle=bundle)
     config = folder.config.optim
     assert [row["lr"] for row in rows(folder)] == [config.lr * lr_factor(step, STEPS, config) for step in (5, 11)]
-    assert [row["beta"] for row in rows(folder)] == [beta_at(step, STEPS, config) for step in (5, 11)]
+    assert [row["beta"] for row in rows(folder)] == [config.beta * warmed_share(step, STEPS, config) for step in (5, 11)]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -457,6 +457,13 @@ def test_running_means_weigh_by_images_and_keep_the_first_bad_step() -> None:
     for step, loss in enumerate((math.inf, 1.0, math.nan), start=2):
         means.add({"loss": torch.tensor(loss), "rate": torch.tensor(0.0)}, torch.tensor(0), 1, step)
     assert means.bad_step() == 2
+
+
+def test_a_part_that_joins_late_counts_as_zero_before() -> None:
+    means = RunningMeans(torch.device("cpu"))
+    means.add({"loss": torch.tensor(1.0)}, torch.tensor(0), 2, 0)
+    means.add({"loss": torch.tensor(1.0), "sparsity_loss": torch.tensor(0.5)}, torch.tensor(0), 2, 1)
+    assert means.means()["sparsity_loss"] == pytest.approx(0.25)
 
 
 def test_macs_of_a_network_counted_by_hand() -> None:

@@ -39,7 +39,8 @@ def objective(
              + sparsity_loss      = lambda_sparsity * mean mu_A             ours, absent by default: see below
 
     The published terms leave open which side of a contrast is bright, the object or its surroundings. ``lambda_sparsity`` is the
-    negative log-density of an exponential prior on the attention: opening the map costs, so it opens where that pays.
+    negative log-density of an exponential prior on the attention: opening the map costs, so it opens where that pays. It means
+    something only where a map cannot shrink unharmed: with ``plain`` modulation and ``SpatialAttention(min_std=...)``.
 
     Models without a latent or without anchors lack those entries.
 

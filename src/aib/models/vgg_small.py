@@ -1,9 +1,10 @@
 """Small VGGs for CPUs, named by width (`vgg_xs` 8, `vgg_s` 16, `vgg_m` 32 channels at full resolution), and their attentive twins.
 
 The paper's arrangement at a few thousandths of its cost: 3x3 convolutions with batch normalisation and ReLU, two at the image's
-resolution, where the attention sits, two at half of it and one each at a quarter and an eighth. A 3x3 convolution on such shallow
-features sees too little of the image to tell an object from its surroundings, so the attention has a branch of its own, as the
-published models on residual networks and on CUB have: `ContextHead`.
+resolution, two at half of it and one each at a quarter and an eighth. The attention sits behind the first of them, where a feature
+knows a pixel and its neighbours only: what the network is to see of an object has to be let through where the object is. A 3x3
+convolution there would see too little to tell an object from its surroundings, so the attention has a branch of its own, as the
+published models on residual networks and on CUB have: `ContextHead`. Its noise has a least size, `MIN_STD`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ __all__ = ["ContextHead", "vgg_m", "vgg_m_aib", "vgg_m_aib_qt", "vgg_s", "vgg_s_
 
 WIDTH = {"xs": 8, "s": 16, "m": 32}
 ANCHORS = 50
-CLOSED = -3.0
-"""Raw score the attention starts from: sigmoid(-3) = 0.05."""
+MIN_STD = 0.12
+"""Least standard deviation of the attention in training: without it a map can shrink unharmed, for a normalisation follows."""
 LATENT_PER_WIDTH = 4
 """Latent dimensions for each channel of width: 64 for vgg_s."""
 
@@ -59,12 +60,13 @@ def _beside(fine: Tensor, coarse: Tensor) -> Tensor:
 
 def _features(width: int, in_channels: int) -> nn.Sequential:
     """(N, in_channels, H, W) to (N, width, H, W)."""
-    return nn.Sequential(*conv_block(in_channels, width, 2))
+    return nn.Sequential(*conv_block(in_channels, width))
 
 
 def _encoder(width: int) -> nn.Sequential:
     """(N, width, H, W) to (N, 4 * width, 1, 1)."""
     return nn.Sequential(
+        *conv_block(width, width),
         nn.MaxPool2d(2), *conv_block(width, 2 * width, 2),
         nn.MaxPool2d(2), *conv_block(2 * width, 4 * width),
         nn.MaxPool2d(2), *conv_block(4 * width, 4 * width),
@@ -73,19 +75,15 @@ def _encoder(width: int) -> nn.Sequential:
 
 
 def _init(model: nn.Module) -> None:
-    """He initialisation of the convolutions, and an attention that starts closed.
-
-    A map that starts half open can end bright on the object or bright around it: behind the residual skip the contrast alone
-    matters. One that starts near 0 has only one way to make a difference, which is to open where it helps.
-    """
+    """He initialisation of the convolutions, and an attention that starts half open."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     for module in model.modules():
         if isinstance(module, ContextHead):
             nn.init.xavier_uniform_(module.score.weight)
-            if module.score.bias is not None:
-                nn.init.constant_(module.score.bias, CLOSED)
+            assert module.score.bias is not None
+            nn.init.zeros_(module.score.bias)
 
 
 def _plain(size: str, num_classes: int, in_channels: int) -> PlainClassifier:
@@ -102,7 +100,7 @@ def _attentive(
     latent_dim = latent_dim or LATENT_PER_WIDTH * width
     model = AttentiveClassifier(
         SplitBackbone(_features(width, in_channels), _encoder(width)),
-        SpatialAttention(width, head=ContextHead(width, width)),
+        SpatialAttention(width, head=ContextHead(width, width), min_std=MIN_STD),
         LatentBottleneck(4 * width, latent_dim),
         deep_decoder(latent_dim, num_classes),
         num_classes=num_classes,

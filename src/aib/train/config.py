@@ -104,7 +104,7 @@ class OptimConfig:
     beta: float = 0.01
     """Weight of the rate in the loss."""
     beta_warmup_epochs: float = 0.0
-    """Epochs over which beta rises linearly from 0."""
+    """Epochs over which beta, and lambda_sparsity with it, rises linearly from 0."""
     kl: Literal["paper", "reference"] = "paper"
     """The divergence of the distribution that is sampled, or the published code's (ARCHITECTURE.md says how they differ)."""
     lambda_anchor: float = 0.4

@@ -27,7 +27,7 @@ from aib.train.config import TrainConfig
 from aib.train.device import wants_channels_last
 from aib.train.fabric import ForwardDetails, make_fabric
 from aib.train.macs import count_macs
-from aib.train.optim import beta_at, build_optimizer, lr_factor
+from aib.train.optim import build_optimizer, lr_factor, warmed_share
 from aib.train.predict import predict, summarize
 from aib.train.progress import TrainingDisplay, epoch_line
 from aib.train.run_folder import RunFolder, environment
@@ -225,9 +225,8 @@ class _Fit:
             factor = lr_factor(state.step, self.per_epoch, config.optim)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-            beta = beta_at(state.step, self.per_epoch, config.optim)
             torch.manual_seed(_mix(config.run.seed, state.step, 1 + self.rank))
-            parts, errors = self._step(batch.images, batch.labels, beta)
+            parts, errors = self._step(batch.images, batch.labels, warmed_share(state.step, self.per_epoch, config.optim))
             self.running.add(parts, errors, len(batch.labels), state.step)
             state.step += 1
             state.batch += 1
@@ -246,8 +245,6 @@ class _Fit:
             if stopping:
                 done = f"{state.step} of {config.optim.epochs * self.per_epoch} steps"
                 raise Interrupted(f"stopped after {done}, saved; go on with: aib train --resume {self.folder.path}")
-        # not from the loop: a run stopped after an epoch's last step has no step left in it
-        beta = beta_at(state.step - 1, self.per_epoch, config.optim)
         trained = time.monotonic() - began
         if self.world > 1:
             self.running.sums = self.fabric.all_reduce(self.running.sums, reduce_op="sum")
@@ -264,7 +261,7 @@ class _Fit:
             "epoch": state.epoch,
             "step": state.step,
             "lr": config.optim.lr * lr_factor(state.step - 1, self.per_epoch, config.optim),
-            "beta": beta,
+            "beta": config.optim.beta * warmed_share(state.step - 1, self.per_epoch, config.optim),
             "seconds": round(time.monotonic() - began, 3),
             "images_per_second": round(self.per_epoch * config.optim.batch_size / trained, 1),
             "train": numbers,
@@ -275,8 +272,8 @@ class _Fit:
             row["warnings"] = warnings
         return row
 
-    def _step(self, images: Tensor, labels: Tensor, beta: float) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimiser step on uint8 ``images``; the loss parts and the number of errors, on the device."""
+    def _step(self, images: Tensor, labels: Tensor, share: float) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step on uint8 ``images`` with a share of beta; the loss parts and the number of errors, on the device."""
         optim, bundle = self.config.optim, self.bundle
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         if self.config.data.crop_padding:
@@ -286,8 +283,8 @@ class _Fit:
         inputs = normalize(images, bundle.mean, bundle.std)
         details = Details(**self.wrapped(inputs))
         parts = objective(
-            details, labels, beta, lambda_anchor=optim.lambda_anchor, lambda_commitment=optim.lambda_commitment,
-            lambda_sparsity=optim.lambda_sparsity, kl=optim.kl, label_smoothing=optim.label_smoothing,
+            details, labels, share * optim.beta, lambda_anchor=optim.lambda_anchor, lambda_commitment=optim.lambda_commitment,
+            lambda_sparsity=share * optim.lambda_sparsity, kl=optim.kl, label_smoothing=optim.label_smoothing,
         )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(parts["loss"])

@@ -9,7 +9,7 @@ from torch import nn
 
 from aib.train.config import OptimConfig
 
-__all__ = ["beta_at", "build_optimizer", "lr_factor", "parameter_groups"]
+__all__ = ["build_optimizer", "lr_factor", "parameter_groups", "warmed_share"]
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
@@ -65,7 +65,10 @@ def lr_factor(step: int, steps_per_epoch: int, config: OptimConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
 
 
-def beta_at(step: int, steps_per_epoch: int, config: OptimConfig) -> float:
-    """Weight of the rate at a step: rises linearly over the warm-up, then stays."""
+def warmed_share(step: int, steps_per_epoch: int, config: OptimConfig) -> float:
+    """Share of beta and of lambda_sparsity that counts at a step: rises linearly from 0 to 1 over the warm-up, then stays.
+
+    Both press on the network to use less; from the first step on they would close it before it has learned anything.
+    """
     warmup = config.beta_warmup_epochs * steps_per_epoch
-    return config.beta * min(1.0, step / warmup) if warmup else config.beta
+    return min(1.0, step / warmup) if warmup else 1.0

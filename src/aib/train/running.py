@@ -23,6 +23,7 @@ class RunningMeans:
 
     def __init__(self, device: torch.device, sums: Mapping[str, Tensor] | None = None) -> None:
         self.device = device
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.sums = {name: value.to(device) for name, value in (sums or {}).items()}
 
     def add(self, parts: Mapping[str, Tensor], errors: Tensor, count: int, step: int) -> None:
@@ -33,14 +34,17 @@ class RunningMeans:
             errors: scalar, wrong predictions among ``count`` images.
             step: its number from 0, kept if the loss is not finite.
         """
-        values = {name: value.detach().to(torch.float64) * count for name, value in parts.items()} | {"errors": errors}
         if not self.sums:
-            self.sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in (*values, "images")}
             self.sums["bad_step"] = torch.full((), -1, dtype=torch.int64, device=self.device)
         bad = (self.sums["bad_step"] < 0) & ~parts["loss"].detach().isfinite()
         self.sums["bad_step"] = torch.where(bad, step, self.sums["bad_step"])
-        for name, value in values.items():
+        values = {name: value.detach().to(self.dtype) * count for name, value in parts.items()} | {"errors": errors}
+        for name, value in values.items():  # a part whose weight starts at 0 joins later
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), dtype=self.dtype, device=self.device)
             self.sums[name] += value
+        if "images" not in self.sums:
+            self.sums["images"] = torch.zeros((), dtype=self.dtype, device=self.device)
         self.sums["images"] += count
 
     def bad_step(self) -> int | None:
