@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,6 +47,18 @@ def test_initial_std_is_set_by_the_offset(offset: float, start: float) -> None:
         nn.init.zeros_(parameter)
     torch.testing.assert_close(attention(torch.randn(2, 4, 3, 3)).std, torch.full((2, 1, 3, 3), start))
     torch.testing.assert_close(bottleneck(torch.randn(2, 3)).std, torch.full((2, 2), start))
+
+
+def test_min_std_is_added_and_cannot_be_negative() -> None:
+    features = torch.randn(2, 4, 3, 3)
+    free = SpatialAttention(4)
+    noisy = SpatialAttention(4, min_std=0.25)
+    noisy.load_state_dict(free.state_dict())
+    torch.testing.assert_close(noisy(features).std, free(features).std + 0.25)
+    assert torch.equal(noisy(features).mean, free(features).mean)
+    for wrong in (-0.1, math.nan):
+        with pytest.raises(ValueError, match="min_std is"):
+            SpatialAttention(4, min_std=wrong)
 
 
 @pytest.mark.parametrize("score", [-1e4, 1e4])

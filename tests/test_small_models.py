@@ -1,4 +1,4 @@
-"""The networks for CPUs: shapes, what the attention sees, its noise, whitening, and the pairing of each attentive network with its baseline."""
+"""The networks for CPUs: shapes, what the attention sees, its noise, whitening, and the pairing with the baselines."""
 
 from __future__ import annotations
 
