@@ -18,7 +18,7 @@ PAPER, INK, WRONG = "#ffffff", "#1f2328", "#c4302b"
 def gallery_picture(run: Path) -> Image.Image:
     """Images of the run's gallery above their attention maps, right predictions first."""
     folder = run / "eval"
-    items = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
+    items = json.loads((folder / "test-gallery.json").read_text(encoding="utf-8"))
     chosen = [i for i in items if i["group"] in ("right", "least certain")][:COLUMNS]
     right = [i for i in chosen if i["true"] == i["predicted"]]
     chosen = right + [i for i in chosen if i["true"] != i["predicted"]]

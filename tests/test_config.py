@@ -20,7 +20,8 @@ CHANGED: dict[str, dict[str, Any]] = {
         "crop_padding": 3, "flip": False, "download": True, "skip_bad": True, "workers": 0,
     },
     "model": {
-        "model": "resnet18", "attend": "layer2", "anchors": 12, "latent_dim": 32, "modulation": "plain", "pretrained": "yes",
+        "model": "resnet18", "attend": "layer2", "anchors": 12, "latent_dim": 32, "modulation": "plain",
+        "min_std": 0.5, "pretrained": "yes",
     },
     "optim": {
         "epochs": 9, "batch_size": 17, "optimizer": "adamw", "lr": 0.003, "momentum": 0.5, "nesterov": False, "weight_decay": 0.125,

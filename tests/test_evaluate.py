@@ -154,7 +154,7 @@ def test_the_files_hold_what_was_returned(result: dict[str, Any], trained: Train
 def test_the_gallery_holds_the_images_and_the_models_own_maps(
     result: dict[str, Any], trained: Trained, by_hand: dict[str, Any]
 ) -> None:
-    items = trained[0].read_json("eval/gallery.json")
+    items = trained[0].read_json("eval/test-gallery.json")
     root = trained[0].path / "eval"
     known = {image.tobytes(): i for i, image in enumerate(by_hand["images"])}
     groups: dict[str, list[float]] = {}
@@ -174,7 +174,7 @@ def test_the_gallery_holds_the_images_and_the_models_own_maps(
     assert groups["most certain"] == pytest.approx(confidence[:-7:-1], abs=1e-5)
     assert set(groups) == {"right", "wrong", "most certain", "least certain"}
     named = {Path(item[key]).name for item in items for key in ("image", "map", "mask")}
-    assert named == {path.name for path in (root / "gallery").iterdir()}
+    assert named == {path.name for path in (root / "test-gallery").iterdir()}
 
 
 def test_validation_can_be_evaluated_and_agrees_with_the_log(trained: Trained) -> None:
@@ -212,7 +212,7 @@ def test_a_plain_model_has_the_same_numbers_but_none_of_attention(trained: Train
     found = evaluate(folder.path)
     assert found["n"] == 50
     assert not {"rate_bits", "anchors", "map_ablation", "localization"} & set(found)
-    assert all(item["map"] is None and item["rate_bits"] is None for item in folder.read_json("eval/gallery.json"))
+    assert all(item["map"] is None and item["rate_bits"] is None for item in folder.read_json("eval/test-gallery.json"))
 
 
 def test_record_replaces_the_row_of_the_same_run(trained: Trained, result: dict[str, Any], tmp_path: Path) -> None:

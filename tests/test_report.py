@@ -48,7 +48,7 @@ def make_run(
     """A run folder as training and evaluation leave it; ``kind`` is "plain", "aib" or "aib-qt"."""
     rng = np.random.default_rng(seed)
     classes, attentive, count = len(names), kind != "plain", 500
-    (root / "eval" / "gallery").mkdir(parents=True)
+    (root / "eval" / "test-gallery").mkdir(parents=True)
     (root / "config.toml").write_text('[data]\nname = "clutter"\n[optim]\nlr = 0.1\nepochs = 6\n')
     _json(root / "environment.json", {"python": "3.11.2", "aib": "0.1.0", "device": "cpu", "threads": 2})
     model = {
@@ -153,11 +153,11 @@ def _gallery(folder: Path, kind: str, names: list[str], rng: np.random.Generator
         mask = Image.new("L", (size, size))
         ImageDraw.Draw(mask).rectangle((size // 4, size // 4, size // 2, size // 2), fill=255)
         image.paste((250, 240, 90), mask=mask)
-        image.save(folder / "gallery" / f"{index:03}.png")
-        mask.save(folder / "gallery" / f"{index:03}-mask.png")
+        image.save(folder / "test-gallery" / f"{index:03}.png")
+        mask.save(folder / "test-gallery" / f"{index:03}-mask.png")
         entry = {
             "group": group,
-            "image": f"gallery/{index:03}.png",
+            "image": f"test-gallery/{index:03}.png",
             "map": None,
             "true": names[label],
             "rate_bits": None,
@@ -165,12 +165,12 @@ def _gallery(folder: Path, kind: str, names: list[str], rng: np.random.Generator
         }
         entry |= {"predicted": names[label if index % 2 == 0 else (label + 1) % len(names)], "confidence": 0.93}
         if kind != "plain":
-            np.save(folder / "gallery" / f"{index:03}.npy", rng.random((16, 16), dtype=np.float32))
-            np.save(folder / "gallery" / f"{index:03}-cam.npy", rng.random((8, 8), dtype=np.float32))
-            entry |= {"map": f"gallery/{index:03}.npy", "rate_bits": 7.1, "mask": f"gallery/{index:03}-mask.png"}
-            entry["others"] = {"Grad-CAM": f"gallery/{index:03}-cam.npy"}
+            np.save(folder / "test-gallery" / f"{index:03}.npy", rng.random((16, 16), dtype=np.float32))
+            np.save(folder / "test-gallery" / f"{index:03}-cam.npy", rng.random((8, 8), dtype=np.float32))
+            entry |= {"map": f"test-gallery/{index:03}.npy", "rate_bits": 7.1, "mask": f"test-gallery/{index:03}-mask.png"}
+            entry["others"] = {"Grad-CAM": f"test-gallery/{index:03}-cam.npy"}
         entries.append(entry)
-    _json(folder / "gallery.json", entries)
+    _json(folder / "test-gallery.json", entries)
 
 
 class Page(HTMLParser):
@@ -281,8 +281,8 @@ def test_pictures_are_the_images_and_the_colours_of_the_raw_maps(tmp_path: Path)
     pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))) for uri in page.loads if "image/" in uri]
     shown = {picture.tobytes() for picture in pictures}
     for index in range(16):
-        assert np.asarray(Image.open(run / "eval" / "gallery" / f"{index:03}.png")).tobytes() in shown
-        assert colour_map(np.load(run / "eval" / "gallery" / f"{index:03}.npy")).tobytes() in shown
+        assert np.asarray(Image.open(run / "eval" / "test-gallery" / f"{index:03}.png")).tobytes() in shown
+        assert colour_map(np.load(run / "eval" / "test-gallery" / f"{index:03}.npy")).tobytes() in shown
 
 
 @pytest.mark.parametrize("kind", ["plain", "aib", "aib-qt"])
@@ -365,7 +365,7 @@ def test_a_hundred_classes_and_large_photographs_stay_bounded(tmp_path: Path) ->
 def test_an_error_leaves_the_older_report(tmp_path: Path) -> None:
     out = build_report([make_run(tmp_path / "run")], tmp_path / "report.html")
     before = out.read_bytes()
-    (tmp_path / "run" / "eval" / "gallery" / "003.png").write_bytes(b"not an image")
+    (tmp_path / "run" / "eval" / "test-gallery" / "003.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"003\.png cannot be read as an image"):
         build_report([tmp_path / "run"], out)
     assert out.read_bytes() == before
@@ -424,8 +424,8 @@ def test_a_repeated_epoch_takes_its_last_line(tmp_path: Path) -> None:
         ("config.toml", b"[data\nx = 1", r"config\.toml: not valid TOML.*line 1"),
         ("eval/test.json", b'{"n": 3}', r"test\.json, line 1: lacks 'error'"),
         ("eval/test.npz", b"PK\x03\x04cut", r"test\.npz cannot be read"),
-        ("eval/gallery.json", b'[{"group": "right"}]', r"gallery\.json, entry 1: lacks 'image'"),
-        ("eval/gallery/000.npy", b"\x93NUMPY", r"000\.npy cannot be read"),
+        ("eval/test-gallery.json", b'[{"group": "right"}]', r"gallery\.json, entry 1: lacks 'image'"),
+        ("eval/test-gallery/000.npy", b"\x93NUMPY", r"000\.npy cannot be read"),
     ],
 )
 def test_malformed_files_are_one_line_that_names_them(tmp_path: Path, file: str, content: bytes, message: str) -> None:

@@ -67,6 +67,7 @@ def attach(
     *,
     latent_dim: int = 256,
     modulation: Modulation = "residual",
+    min_std: float = 0.0,
     head: str | None = None,
     input_size: int | tuple[int, int] | None = None,
     in_channels: int = 3,
@@ -86,6 +87,7 @@ def attach(
         anchors: Q, at least 2; None leaves the map continuous.
         latent_dim: K.
         modulation: ``"residual"`` F * (1 + A) or ``"plain"`` F * A.
+        min_std: least standard deviation of the attention in training; see `aib.attention.SpatialAttention`.
         head: name of the classification head of a given network, to be bypassed; by default the one timm records, else the linear
             layer whose output the network returns, else none: the output is then the encoding.
         input_size: side or (height, width) in pixels; by default what the network declares, else 224, else 32.
@@ -120,7 +122,7 @@ def attach(
         in_features = _probe(backbone, size, in_channels)
         attached = AttachedClassifier(
             backbone,
-            SpatialAttention(site.channels, head=attention_head),
+            SpatialAttention(site.channels, head=attention_head, min_std=min_std),
             LatentBottleneck(in_features, latent_dim),
             DECODERS[decoder](latent_dim, num_classes),
             num_classes=num_classes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from aib.attention import SpatialAttention
 from aib.bottleneck import LatentBottleneck
 from aib.functional import Modulation, gaussian_kl, modulate, reparameterize
 
-__all__ = ["Attend", "AttentiveClassifier", "Classifier", "Details", "Noise", "PlainClassifier", "SplitBackbone"]
+__all__ = ["Attend", "AttentiveClassifier", "Classifier", "Details", "Noise", "PlainClassifier", "SplitBackbone", "draw_noise"]
 
 Attend = Callable[[Tensor], Tensor]
 """From features (N, C, H, W) to attended features (S_a * N, C, H, W), draws outermost."""
@@ -48,6 +48,8 @@ class Details:
         indices: (N, H, W) int64.
         latent_mean, latent_std, latent: (N, K).
         rate: (N,) KL(p(z | x, a) || N(0, I)) in nats, averaged over the attention draws.
+        level_maps: maps (N, 1, h_i, w_i) of every level, finest first, of a model that attends at several.
+        branch_logits: (N, classes) of a second classifier inside the model that is trained beside the first.
     """
 
     logits: Tensor
@@ -63,10 +65,13 @@ class Details:
     latent_std: Tensor | None = None
     latent: Tensor | None = None
     rate: Tensor | None = None
+    level_maps: tuple[Tensor, ...] | None = None
+    branch_logits: Tensor | None = None
 
     @property
     def map(self) -> Tensor | None:
-        """(N, 1, H, W) the map that modulated the features (quantised where there are anchors), averaged over the draws."""
+        """(N, 1, H, W) the map that modulated the features (quantised where there are anchors), averaged over the draws; of a
+        baseline, the map its authors show."""
         used = self.quantized if self.quantized is not None else self.attention
         if used is None:
             return None
@@ -74,24 +79,41 @@ class Details:
 
 
 class Classifier(nn.Module):
-    """What every model of the package answers to: logits from ``forward``, the rest from ``forward_details``."""
+    """What every model of the package answers to: logits from ``forward``, the rest from ``forward_details``.
+
+    Attributes:
+        num_classes: number of classes.
+        has_map: whether `Details.map` is there.
+        gated: whether that map takes part in the prediction, so that ``replace_map`` changes it.
+    """
 
     num_classes: int
+    has_map: bool = False
+    gated: bool = False
 
     def forward_details(
-        self, images: Tensor, *, samples: tuple[int, int] | None = None, generator: torch.Generator | None = None
+        self,
+        images: Tensor,
+        *,
+        samples: tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
+        replace_map: Callable[[Tensor], Tensor] | None = None,
     ) -> Details:
-        """See `AttentiveClassifier.forward_details`; models that draw nothing ignore ``samples``."""
+        """See `AttentiveClassifier.forward_details`; models that draw nothing ignore ``samples``, models that are not ``gated``
+        ignore ``replace_map``."""
         raise NotImplementedError
 
     def calibrate(self, images: Tensor) -> None:
         """Data-dependent start, once before training: hand normalised training images (N, C, H, W) to the layers that want them.
 
-        A layer wants them when it has a method ``calibrate`` of its own; most models have none, and nothing happens.
+        See `calibrated`; most models have no such layer, and nothing happens.
         """
-        for module in self.modules():
-            if module is not self and callable(calibrate := getattr(module, "calibrate", None)):
-                calibrate(images)
+        for layer in self.calibrated():
+            layer.calibrate(images)
+
+    def calibrated(self) -> list[Any]:
+        """The layers that start from data: those with a method ``calibrate`` of their own."""
+        return [module for module in self.modules() if module is not self and callable(getattr(module, "calibrate", None))]
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (N, classes) of normalised images (N, channels, height, width)."""
@@ -115,7 +137,12 @@ class PlainClassifier(Classifier):
         self.num_classes = num_classes
 
     def forward_details(
-        self, images: Tensor, *, samples: tuple[int, int] | None = None, generator: torch.Generator | None = None
+        self,
+        images: Tensor,
+        *,
+        samples: tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
+        replace_map: Callable[[Tensor], Tensor] | None = None,
     ) -> Details:
         features = self.features(images)
         return Details(logits=self.head(self.encoder(features).flatten(1)), features=features)
@@ -150,6 +177,9 @@ class AttentiveClassifier(Classifier):
         modulation: ``"residual"`` F * (1 + A) as published, or ``"plain"`` F * A.
         num_classes: number of classes.
     """
+
+    has_map = True
+    gated = True
 
     def __init__(
         self,
@@ -211,14 +241,14 @@ class AttentiveClassifier(Classifier):
         else:
             draws_a = draws_z = 1
         sampled = self.training or samples is not None or noise is not None
-        seen: dict[str, Tensor] = {}
+        seen: dict[str, Any] = {}
 
         def attend(features: Tensor) -> Tensor:
             mean, std = self.attention(features)
             scores = mean.unsqueeze(0)
             if sampled:
                 shape = (draws_a, *mean.shape)
-                scores = reparameterize(mean, std, _randn(shape, mean, generator, noise and noise.attention))
+                scores = reparameterize(mean, std, draw_noise(shape, mean, generator, noise and noise.attention))
             seen.update(features=features, attention_mean=mean, attention_std=std, attention=scores)
             used = scores
             if self.quantizer is not None:
@@ -236,7 +266,7 @@ class AttentiveClassifier(Classifier):
         latent = latent_mean.unsqueeze(1)
         if sampled:
             shape = (draws_a, draws_z, *latent_mean.shape[1:])
-            drawn = _randn(shape, latent_mean, generator, noise and noise.latent)
+            drawn = draw_noise(shape, latent_mean, generator, noise and noise.latent)
             latent = reparameterize(latent, latent_std.unsqueeze(1), drawn)
         sample_logits = self.decoder(latent.flatten(0, 2).to(encoded.dtype)).unflatten(0, latent.shape[:3])
         rate = gaussian_kl(latent_mean, latent_std).mean(0)
@@ -248,13 +278,18 @@ class AttentiveClassifier(Classifier):
         return Details(logits=_average(sample_logits, average), sample_logits=sample_logits, latent=latent, rate=rate, **seen)
 
 
-def _randn(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None, given: Tensor | None) -> Tensor:
+def draw_noise(
+    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None, given: Tensor | None = None
+) -> Tensor:
+    """Standard normal noise of ``shape`` with the type and on the device of ``like``, or the noise that is ``given``."""
     if given is not None:
         # a shape that merely broadcasts would pair draws with the wrong images
         if given.shape != shape:
             raise ValueError(f"noise has shape {tuple(given.shape)}; expected {shape}")
         return given
-    return torch.randn(shape, device=like.device, dtype=like.dtype, generator=generator)
+    # drawn where the generator lives: one on the CPU serves every device, with the same numbers
+    where = like.device if generator is None else generator.device
+    return torch.randn(shape, device=where, dtype=like.dtype, generator=generator).to(like.device)
 
 
 def _average(sample_logits: Tensor, average: str) -> Tensor:

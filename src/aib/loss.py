@@ -15,7 +15,7 @@ BETA = 0.01
 LAMBDA_ANCHOR = 0.4
 LAMBDA_COMMITMENT = 0.1
 
-LOSS_PARTS = ("cross_entropy", "rate_loss", "anchor_loss", "commitment_loss", "sparsity_loss")
+LOSS_PARTS = ("cross_entropy", "branch_loss", "rate_loss", "anchor_loss", "commitment_loss", "sparsity_loss")
 """The terms that add up to ``loss``; a model has those that apply to it."""
 
 
@@ -33,6 +33,7 @@ def objective(
     """The loss of a batch and its parts, scalars in nats (the squared terms have no unit).
 
         loss = cross_entropy                                   E[-log q(y | z)], mean over draws and images
+             + branch_loss        cross-entropy of a second classifier inside the model (attention branch networks only)
              + rate_loss          = beta * KL(p(z|x,a) || r(z))         summed over latent dimensions, mean over images
              + anchor_loss        = lambda_anchor * mean (sg[A] - A_q)^2     moves the anchors only
              + commitment_loss    = lambda_commitment * mean (A - sg[A_q])^2  moves the attention only
@@ -60,6 +61,8 @@ def objective(
     count = draws.shape[0] * draws.shape[1]
     targets = labels.repeat(count)
     parts = {"cross_entropy": F.cross_entropy(draws.flatten(0, 2).float(), targets, label_smoothing=label_smoothing)}
+    if details.branch_logits is not None:
+        parts["branch_loss"] = F.cross_entropy(details.branch_logits.float(), labels, label_smoothing=label_smoothing)
     extra: dict[str, Tensor] = {}
     if details.latent_mean is not None and details.latent_std is not None:
         rate = gaussian_kl(details.latent_mean, details.latent_std, kl).mean()

@@ -24,7 +24,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype
         raise ValueError(f"images have {images.shape[1]} channels; the network was made for {len(mean)}")
     shift = torch.tensor(mean, dtype=dtype, device=images.device).mul_(255).view(1, -1, 1, 1)
     scale = torch.tensor(std, dtype=dtype, device=images.device).mul_(255).reciprocal_().view(1, -1, 1, 1)
-    return images.to(dtype).sub_(shift).mul_(scale)
+    return images.to(dtype, copy=True).sub_(shift).mul_(scale)
 
 
 def channel_statistics(batches: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -89,7 +89,7 @@ def chance(masks: Tensor) -> float:
     It is the pointing game and the energy of the uniform map.
     """
     _check(masks)
-    share = masks.bool().flatten(1).double().mean(1)
+    share = masks.bool().flatten(1).cpu().double().mean(1)
     return share[share > 0].mean().item()
 
 

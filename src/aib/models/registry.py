@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,7 +16,13 @@ _BUILDERS: dict[str, Callable[..., Classifier]] = {}
 
 
 def register(builder: Builder) -> Builder:
-    """Enter ``builder`` under its function name."""
+    """Enter ``builder`` under its function name.
+
+    Raises:
+        ValueError: another model has that name.
+    """
+    if builder.__name__ in _BUILDERS:
+        raise ValueError(f"there is a model {builder.__name__!r} already; register under another name")
     _BUILDERS[builder.__name__] = builder
     return builder
 
@@ -31,7 +38,7 @@ def create_model(name: str, num_classes: int, **options: Any) -> Classifier:
     Args:
         name: one of `model_names`.
         num_classes: number of classes, at least 2.
-        options: ``in_channels``, and for attentive models ``anchors``, ``latent_dim``, ``modulation``; see the builder.
+        options: ``in_channels``, and for attentive models ``anchors``, ``latent_dim``, ``modulation`` and others; see it.
 
     Raises:
         ValueError: the name is unknown (near names are given), an option is not one of the model's, or there are fewer than two
@@ -47,7 +54,7 @@ def create_model(name: str, num_classes: int, **options: Any) -> Classifier:
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; a classifier needs at least 2")
     builder = _BUILDERS[name]
-    allowed = builder.__code__.co_varnames[: builder.__code__.co_argcount + builder.__code__.co_kwonlyargcount]
+    allowed = list(inspect.signature(builder).parameters)
     for option in options:
         if option not in allowed:
             raise ValueError(f"{name} has no option {option!r}; it takes {', '.join(allowed[1:]) or 'none'}")

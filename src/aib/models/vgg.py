@@ -28,13 +28,13 @@ def conv_block(channels: int, width: int, count: int = 1) -> list[nn.Module]:
     return layers
 
 
-def _features(in_channels: int) -> nn.Sequential:
+def vgg_features(in_channels: int) -> nn.Sequential:
     """Blocks 1-3 at full resolution and the first pooling: (N, 3, 32, 32) to (N, 256, 16, 16)."""
     blocks = conv_block(in_channels, 64, 2) + conv_block(64, 128, 2) + conv_block(128, 256, 3)
     return nn.Sequential(*blocks, nn.MaxPool2d(2))
 
 
-def _encoder() -> nn.Sequential:
+def vgg_encoder() -> nn.Sequential:
     """Blocks 4-6 and the 1x1 convolution: (N, 256, 16, 16) to (N, 512, 1, 1)."""
     return nn.Sequential(
         *conv_block(256, WIDTH, 3), nn.MaxPool2d(2),
@@ -57,7 +57,7 @@ def xavier_init(model: nn.Module) -> None:
 @register
 def vgg(num_classes: int, in_channels: int = 3) -> PlainClassifier:
     """The plain VGG: 19.71 M parameters, 3.79 GMAC an image (10 classes)."""
-    model = PlainClassifier(_features(in_channels), _encoder(), nn.Linear(WIDTH, num_classes), num_classes)
+    model = PlainClassifier(vgg_features(in_channels), vgg_encoder(), nn.Linear(WIDTH, num_classes), num_classes)
     xavier_init(model)
     return model
 
@@ -71,9 +71,9 @@ def vgg_aib(
     modulation: Modulation = "residual",
 ) -> AttentiveClassifier:
     """VGG-aib: continuous attention, K = 256. 20.04 M parameters."""
-    encoder = _encoder().append(nn.ReLU(inplace=True))
+    encoder = vgg_encoder().append(nn.ReLU(inplace=True))
     model = AttentiveClassifier(
-        SplitBackbone(_features(in_channels), encoder),
+        SplitBackbone(vgg_features(in_channels), encoder),
         SpatialAttention(256),
         LatentBottleneck(WIDTH, latent_dim),
         deep_decoder(latent_dim, num_classes),

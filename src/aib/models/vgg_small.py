@@ -4,7 +4,7 @@ The paper's arrangement at a few thousandths of its cost: 3x3 convolutions with 
 resolution, two at half of it and one each at a quarter and an eighth. The attention sits behind the first of them, where a feature
 knows a pixel and its neighbours only: what the network is to see of an object has to be let through where the object is. A 3x3
 convolution there would see too little to tell an object from its surroundings, so the attention has a branch of its own, as the
-published models on residual networks and on CUB have: `ContextHead`. Its noise has a least size, `MIN_STD`.
+published models on residual networks and on CUB have: `ContextHead`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,10 @@ from aib.functional import Modulation
 from aib.models.registry import register
 from aib.models.vgg import conv_block
 
-__all__ = ["ContextHead", "vgg_m", "vgg_m_aib", "vgg_m_aib_qt", "vgg_s", "vgg_s_aib", "vgg_s_aib_qt", "vgg_xs", "vgg_xs_aib",
-           "vgg_xs_aib_qt"]  # fmt: skip
+__all__ = ["ContextHead"]
 
 WIDTH = {"xs": 8, "s": 16, "m": 32}
 ANCHORS = 50
-MIN_STD = 0.12
-"""Least standard deviation of the attention in training: without it a map can shrink unharmed, for a normalisation follows."""
 LATENT_PER_WIDTH = 4
 """Latent dimensions for each channel of width: 64 for vgg_s."""
 
@@ -86,116 +83,53 @@ def _init(model: nn.Module) -> None:
             nn.init.zeros_(module.score.bias)
 
 
-def _plain(size: str, num_classes: int, in_channels: int) -> PlainClassifier:
-    width = WIDTH[size]
-    model = PlainClassifier(_features(width, in_channels), _encoder(width), nn.Linear(4 * width, num_classes), num_classes)
-    _init(model)
-    return model
+def _register_family(size: str, width: int) -> None:
+    """Enter `vgg_SIZE`, `vgg_SIZE_aib` and `vgg_SIZE_aib_qt`."""
+
+    def plain(num_classes: int, in_channels: int = 3) -> PlainClassifier:
+        model = PlainClassifier(_features(width, in_channels), _encoder(width), nn.Linear(4 * width, num_classes), num_classes)
+        _init(model)
+        return model
+
+    def aib(
+        num_classes: int,
+        in_channels: int = 3,
+        latent_dim: int = LATENT_PER_WIDTH * width,
+        anchors: int | None = None,
+        modulation: Modulation = "residual",
+        min_std: float = 0.0,
+    ) -> AttentiveClassifier:
+        model = AttentiveClassifier(
+            SplitBackbone(_features(width, in_channels), _encoder(width)),
+            SpatialAttention(width, head=ContextHead(width, width), min_std=min_std),
+            LatentBottleneck(4 * width, latent_dim),
+            deep_decoder(latent_dim, num_classes),
+            num_classes=num_classes,
+            quantizer=None if anchors is None else AnchorQuantizer(anchors),
+            modulation=modulation,
+        )
+        _init(model)
+        return model
+
+    def aib_qt(
+        num_classes: int,
+        in_channels: int = 3,
+        latent_dim: int = LATENT_PER_WIDTH * width,
+        anchors: int = ANCHORS,
+        modulation: Modulation = "residual",
+        min_std: float = 0.0,
+    ) -> AttentiveClassifier:
+        return aib(num_classes, in_channels, latent_dim, anchors, modulation, min_std)
+
+    for builder, name, what in (
+        (plain, f"vgg_{size}", f"The plain network of {width} channels."),
+        (aib, f"vgg_{size}_aib", f"`vgg_{size}` with continuous attention."),
+        (aib_qt, f"vgg_{size}_aib_qt", f"`vgg_{size}` with attention snapped to anchors, {ANCHORS} by default."),
+    ):
+        builder.__name__ = builder.__qualname__ = name
+        builder.__doc__ = what
+        register(builder)
 
 
-def _attentive(
-    size: str, num_classes: int, in_channels: int, latent_dim: int | None, anchors: int | None, modulation: Modulation
-) -> AttentiveClassifier:
-    width = WIDTH[size]
-    latent_dim = latent_dim or LATENT_PER_WIDTH * width
-    model = AttentiveClassifier(
-        SplitBackbone(_features(width, in_channels), _encoder(width)),
-        SpatialAttention(width, head=ContextHead(width, width), min_std=MIN_STD),
-        LatentBottleneck(4 * width, latent_dim),
-        deep_decoder(latent_dim, num_classes),
-        num_classes=num_classes,
-        quantizer=None if anchors is None else AnchorQuantizer(anchors),
-        modulation=modulation,
-    )
-    _init(model)
-    return model
-
-
-@register
-def vgg_xs(num_classes: int, in_channels: int = 3) -> PlainClassifier:
-    """The plain network of 8 channels."""
-    return _plain("xs", num_classes, in_channels)
-
-
-@register
-def vgg_s(num_classes: int, in_channels: int = 3) -> PlainClassifier:
-    """The plain network of 16 channels."""
-    return _plain("s", num_classes, in_channels)
-
-
-@register
-def vgg_m(num_classes: int, in_channels: int = 3) -> PlainClassifier:
-    """The plain network of 32 channels."""
-    return _plain("m", num_classes, in_channels)
-
-
-@register
-def vgg_xs_aib(
-    num_classes: int,
-    in_channels: int = 3,
-    latent_dim: int | None = None,
-    anchors: int | None = None,
-    modulation: Modulation = "residual",
-) -> AttentiveClassifier:
-    """`vgg_xs` with continuous attention."""
-    return _attentive("xs", num_classes, in_channels, latent_dim, anchors, modulation)
-
-
-@register
-def vgg_xs_aib_qt(
-    num_classes: int,
-    in_channels: int = 3,
-    latent_dim: int | None = None,
-    anchors: int | None = ANCHORS,
-    modulation: Modulation = "residual",
-) -> AttentiveClassifier:
-    """`vgg_xs` with attention snapped to anchors."""
-    return _attentive("xs", num_classes, in_channels, latent_dim, ANCHORS if anchors is None else anchors, modulation)
-
-
-@register
-def vgg_s_aib(
-    num_classes: int,
-    in_channels: int = 3,
-    latent_dim: int | None = None,
-    anchors: int | None = None,
-    modulation: Modulation = "residual",
-) -> AttentiveClassifier:
-    """`vgg_s` with continuous attention."""
-    return _attentive("s", num_classes, in_channels, latent_dim, anchors, modulation)
-
-
-@register
-def vgg_s_aib_qt(
-    num_classes: int,
-    in_channels: int = 3,
-    latent_dim: int | None = None,
-    anchors: int | None = ANCHORS,
-    modulation: Modulation = "residual",
-) -> AttentiveClassifier:
-    """`vgg_s` with attention snapped to anchors."""
-    return _attentive("s", num_classes, in_channels, latent_dim, ANCHORS if anchors is None else anchors, modulation)
-
-
-@register
-def vgg_m_aib(
-    num_classes: int,
-    in_channels: int = 3,
-    latent_dim: int | None = None,
-    anchors: int | None = None,
-    modulation: Modulation = "residual",
-) -> AttentiveClassifier:
-    """`vgg_m` with continuous attention."""
-    return _attentive("m", num_classes, in_channels, latent_dim, anchors, modulation)
-
-
-@register
-def vgg_m_aib_qt(
-    num_classes: int,
-    in_channels: int = 3,
-    latent_dim: int | None = None,
-    anchors: int | None = ANCHORS,
-    modulation: Modulation = "residual",
-) -> AttentiveClassifier:
-    """`vgg_m` with attention snapped to anchors."""
-    return _attentive("m", num_classes, in_channels, latent_dim, ANCHORS if anchors is None else anchors, modulation)
+for _size, _width in WIDTH.items():
+    _register_family(_size, _width)

@@ -51,14 +51,14 @@ def group(channels: int, width: int, stride: int, blocks: int = (DEPTH - 4) // 6
     return nn.Sequential(*(BasicBlock(channels if i == 0 else width, width, stride if i == 0 else 1) for i in range(blocks)))
 
 
-def _features(in_channels: int) -> nn.Sequential:
+def wrn_features(in_channels: int) -> nn.Sequential:
     """First convolution and groups 1-2: (N, 3, 32, 32) to (N, 320, 16, 16)."""
     return nn.Sequential(
         nn.Conv2d(in_channels, WIDTHS[0], 3, 1, 1, bias=False), group(WIDTHS[0], WIDTHS[1], 1), group(WIDTHS[1], WIDTHS[2], 2)
     )
 
 
-def _encoder() -> nn.Sequential:
+def wrn_encoder() -> nn.Sequential:
     """Group 3, BN, ReLU and pooling: (N, 320, 16, 16) to (N, 640, 1, 1)."""
     return nn.Sequential(group(WIDTHS[2], WIDTHS[3], 2), nn.BatchNorm2d(WIDTHS[3]), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
 
@@ -76,7 +76,7 @@ def attention_branch(num_classes: int) -> nn.Sequential:
     )
 
 
-def _init(model: nn.Module) -> None:
+def wrn_init(model: nn.Module) -> None:
     """He initialisation by fan-out, the authors' start; linear biases at zero."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -89,8 +89,8 @@ def _init(model: nn.Module) -> None:
 @register
 def wrn(num_classes: int, in_channels: int = 3) -> PlainClassifier:
     """The plain WRN-28-10: 36.48 M parameters, 5.24 GMAC an image (10 classes)."""
-    model = PlainClassifier(_features(in_channels), _encoder(), nn.Linear(WIDTHS[3], num_classes), num_classes)
-    _init(model)
+    model = PlainClassifier(wrn_features(in_channels), wrn_encoder(), nn.Linear(WIDTHS[3], num_classes), num_classes)
+    wrn_init(model)
     return model
 
 
@@ -104,7 +104,7 @@ def wrn_aib(
 ) -> AttentiveClassifier:
     """WRN-aib: continuous attention from an attention branch, K = 512. 65.00 M parameters."""
     model = AttentiveClassifier(
-        SplitBackbone(_features(in_channels), _encoder()),
+        SplitBackbone(wrn_features(in_channels), wrn_encoder()),
         SpatialAttention(WIDTHS[2], head=attention_branch(num_classes)),
         LatentBottleneck(WIDTHS[3], latent_dim),
         shallow_decoder(latent_dim, num_classes),
@@ -112,7 +112,7 @@ def wrn_aib(
         quantizer=AnchorQuantizer(anchors) if anchors is not None else None,
         modulation=modulation,
     )
-    _init(model)
+    wrn_init(model)
     return model
 
 

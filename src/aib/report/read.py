@@ -64,7 +64,7 @@ class RunRecord:
         split: the evaluated split that is reported, ``"test"`` before ``"val"``; None before `aib eval`.
         evaluation: ``eval/SPLIT.json``, or None.
         labels, predictions: (N,) int64 of the evaluated images in order, or None.
-        gallery: pictures, in the order of ``eval/gallery.json``.
+        gallery: pictures, in the order of ``eval/SPLIT-gallery.json``.
     """
 
     path: Path
@@ -123,7 +123,7 @@ def read_run(path: str | Path) -> RunRecord:
         evaluation=evaluation,
         labels=labels,
         predictions=predictions,
-        gallery=_gallery(root / "eval"),
+        gallery=_gallery(root / "eval", split),
     )
 
 
@@ -218,8 +218,8 @@ def _map(file: Path) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
-def _gallery(folder: Path) -> list[GalleryItem]:
-    file = folder / "gallery.json"
+def _gallery(folder: Path, split: str | None) -> list[GalleryItem]:
+    file = folder / f"{split}-gallery.json"
     if not file.is_file():
         return []
     entries = _json(_text(file), file)

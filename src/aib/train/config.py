@@ -67,6 +67,8 @@ class ModelConfig:
     """Dimensions of the latent; by default the model's own."""
     modulation: Literal["residual", "plain"] | None = None
     """F * (1 + A) or F * A; by default the model's own."""
+    min_std: float | None = None
+    """Least noise on the attention scores in training; by default the model's own, 0 as published."""
     pretrained: str | None = None
     """Start of a timm model: 'yes' fetches the published weights, a path loads a local file."""
 

@@ -64,7 +64,7 @@ def evaluate(
     bundle: DataBundle | None = None,
     other_maps: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run's selected weights on a split and write ``eval/SPLIT.json``, ``eval/SPLIT.npz`` and the gallery.
+    """Evaluate a run's selected weights on a split and write ``eval/SPLIT.json``, ``eval/SPLIT.npz`` and ``eval/SPLIT-gallery``.
 
     Args:
         path: run folder.
@@ -87,7 +87,7 @@ def evaluate(
     if bundle is None:
         bundle = open_run_data(run, data)
     chosen = bundle.split(split)
-    attentive = isinstance(run.model, AttentiveClassifier)
+    attentive = run.model.has_map
     generator = torch.Generator(device=device).manual_seed(seed)
     found = predict(run.model, chosen, run.mean, run.std, device=device, samples=samples, generator=generator, keep_maps=attentive)
     result = _numbers(found, run.class_names)
@@ -111,7 +111,7 @@ def evaluate(
     name = split if data is None else f"{Path(data).stem}-{split}"
     run.folder.write_json(f"eval/{name}.json", result)
     _save_arrays(run.folder, name, found)
-    _save_gallery(run.folder, found, chosen, run.class_names, maps)
+    _save_gallery(run.folder, name, found, chosen, run.class_names, maps)
     return result
 
 
@@ -194,6 +194,7 @@ def _save_arrays(folder: RunFolder, name: str, found: Predictions) -> None:
 
 def _save_gallery(
     folder: RunFolder,
+    name: str,
     found: Predictions,
     split: Split,
     class_names: list[str],
@@ -212,7 +213,7 @@ def _save_gallery(
         "most certain": by_confidence,
         "least certain": by_confidence.flip(0),
     }
-    target = folder.path / "eval" / "gallery"
+    target = folder.path / "eval" / f"{name}-gallery"
     target.mkdir(parents=True, exist_ok=True)
     for old in target.iterdir():
         old.unlink()
@@ -225,19 +226,19 @@ def _save_gallery(
             pixels = batch.images[0].permute(1, 2, 0).cpu().numpy()
             Image.fromarray(pixels.repeat(3, 2) if pixels.shape[2] == 1 else pixels).save(target / f"{stem}.png")
             item: dict[str, Any] = {
-                "group": group, "image": f"gallery/{stem}.png", "map": None,
+                "group": group, "image": f"{name}-gallery/{stem}.png", "map": None,
                 "true": class_names[int(found.labels[i])], "predicted": class_names[int(predicted[i])],
                 "confidence": float(confidence[i]), "name": split.names[i] if split.names is not None else None,
                 "rate_bits": nats_to_bits(float(found.rate[i])) if found.rate is not None else None,
             }  # fmt: skip
             if own is not None:
-                item["map"] = f"gallery/{stem}.npy"
+                item["map"] = f"{name}-gallery/{stem}.npy"
                 np.save(target / f"{stem}.npy", own[i, 0].float().numpy())
-            for n, (name, other) in enumerate((k, v) for k, v in maps.items() if k != "AIB"):
+            for n, (explainer, other) in enumerate((k, v) for k, v in maps.items() if k != "AIB"):
                 np.save(target / f"{stem}-{n}.npy", other[i, 0].float().cpu().numpy())
-                item.setdefault("others", {})[name] = f"gallery/{stem}-{n}.npy"
+                item.setdefault("others", {})[explainer] = f"{name}-gallery/{stem}-{n}.npy"
             if split.masks is not None:
-                item["mask"] = f"gallery/{stem}-mask.png"
+                item["mask"] = f"{name}-gallery/{stem}-mask.png"
                 Image.fromarray(split.masks[i, 0].numpy()).save(target / f"{stem}-mask.png")
             items.append(item)
-    folder.write_json("eval/gallery.json", items)
+    folder.write_json(f"eval/{name}-gallery.json", items)

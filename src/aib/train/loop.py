@@ -114,11 +114,12 @@ def train(
         "anchors": config.model.anchors,
         "latent_dim": config.model.latent_dim,
         "modulation": config.model.modulation,
+        "min_std": config.model.min_std,
         # a checkpoint replaces every weight: resuming needs neither the network nor the weight file
         "pretrained": config.model.pretrained if state is None else None,
     }
     model = build_model(**model_options)
-    if state is None:
+    if state is None and model.calibrated():
         first = next(iter(bundle.train.batches([torch.arange(min(CALIBRATION_IMAGES, len(bundle.train)))])))
         model.calibrate(normalize(first.images.cpu(), bundle.mean, bundle.std))
     if resume is None:
@@ -233,11 +234,12 @@ class _Fit:
             now = time.monotonic()
             if now - synced >= SYNC_SECONDS or state.batch == self.per_epoch:
                 synced = now
-                self._check_finite()
+                if self.world == 1:  # several processes check where they agree, or one would leave the others waiting
+                    self._check_finite()
                 speed = state.batch * config.optim.batch_size / max(1e-9, now - began)
                 self.display.step(state.step, {**self.running.means(), "images_per_second": speed})
-            stopping = self._stopping()
-            if stopping or now - self.saved_at > 60 * config.run.checkpoint_minutes:
+            stopping, due = self._agreed(self.stop.asked, now - self.saved_at > 60 * config.run.checkpoint_minutes)
+            if stopping or due:
                 self._check_finite()
                 self._check_weights()
                 state.seconds = now - began
@@ -246,8 +248,11 @@ class _Fit:
                 done = f"{state.step} of {config.optim.epochs * self.per_epoch} steps"
                 raise Interrupted(f"stopped after {done}, saved; go on with: aib train --resume {self.folder.path}")
         trained = time.monotonic() - began
+        self._check_finite()
         if self.world > 1:
-            self.running.sums = self.fabric.all_reduce(self.running.sums, reduce_op="sum")
+            self.running.sums = self.running.total(self._sum)
+            for buffer in self.model.buffers():  # the running statistics of the first process, which validates for all
+                torch.distributed.broadcast(buffer, 0)
         numbers = self.running.means()
         predictions = predict(self.model, bundle.val, bundle.mean, bundle.std, device=self.device)
         val = summarize(predictions)
@@ -299,7 +304,11 @@ class _Fit:
         Raises:
             DivergedError: a loss of this epoch was infinite or not a number.
         """
-        if (step := self.running.bad_step()) is not None:
+        step = self.running.bad_step()
+        if self.world > 1:
+            worst = self.fabric.all_reduce(torch.tensor(-1 if step is None else step, device=self.device), reduce_op="max")
+            step = int(worst) if worst >= 0 else None
+        if step is not None:
             raise self._diverged("the loss", step + 1)
 
     def _check_weights(self) -> None:
@@ -326,24 +335,30 @@ class _Fit:
             link(self.folder.last, self.folder.best)
 
     def _save(self) -> None:
+        """Write the checkpoint; every process comes here, the first one writes."""
+        sums = self.running.sums if self.world == 1 or not self.state.batch else self.running.total(self._sum)
         content = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": vars(self.state),
-            "running": self.running.to_dict(),
+            "running": {name: value.cpu() for name, value in sums.items()},
             "precision": self.fabric.strategy.precision.state_dict(),
         }
         if self.rank == 0:
             save_checkpoint(self.folder.last, content)
         self.saved_at = time.monotonic()
 
-    def _stopping(self) -> bool:
-        """Whether to stop after this step; several processes agree on it every few steps, so that none waits for another."""
+    def _sum(self, value: Tensor) -> Tensor:
+        return self.fabric.all_reduce(value, reduce_op="sum")
+
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """Which wishes to follow after this step; several processes agree every few steps, so that none waits for another."""
         if self.world == 1:
-            return self.stop.asked
+            return list(wishes)
         if self.state.step % STEPS_BETWEEN_AGREEMENTS:
-            return False
-        return bool(self.fabric.all_reduce(torch.tensor(float(self.stop.asked), device=self.device), reduce_op="sum") > 0)
+            return [False for _ in wishes]
+        self._check_finite()
+        return (self._sum(torch.tensor([float(wish) for wish in wishes], device=self.device)) > 0).tolist()
 
     def _tell_skipped(self) -> None:
         """Count the files left out by ``skip_bad`` and list them: all in the run folder, some here."""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from aib.anchors import AnchorQuantizer
 from aib.train.config import OptimConfig
 
 __all__ = ["build_optimizer", "lr_factor", "parameter_groups", "warmed_share"]
@@ -20,11 +21,11 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
     Raises:
         ValueError: the model has no trainable parameter.
     """
-    anchors: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (anchors if name.split(".")[-1] == "anchors" else others).append(parameter)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # by module, not by name: a wrapper changes names, and somebody's own parameter may be called anchors
+    known = {id(module.anchors) for module in model.modules() if isinstance(module, AnchorQuantizer)}
+    anchors = [parameter for parameter in trained if id(parameter) in known]
+    others = [parameter for parameter in trained if id(parameter) not in known]
     if not others:
         raise ValueError("the model has no trainable parameter")
     groups: list[dict[str, object]] = [{"params": others, "weight_decay": config.weight_decay, "base_lr": config.lr}]

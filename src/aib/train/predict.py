@@ -81,12 +81,12 @@ def predict(
                 if details.rate is not None:
                     rates.append(details.rate.float().cpu())
                 if (used := details.map) is not None:
-                    used = used.float()
+                    used = used.float().cpu()  # sums in float64, which MPS does not have
                     total += used.sum().item()
                     total_square += used.double().square().sum().item()
                     positions += used.numel()
                     if keep_maps:
-                        maps.append(used.cpu())
+                        maps.append(used)
                 if details.indices is not None and isinstance(model, AttentiveClassifier) and model.quantizer is not None:
                     found = details.indices.flatten().bincount(minlength=model.quantizer.num_anchors).cpu()
                     counts = found if counts is None else counts + found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,13 +18,16 @@ class RunningMeans:
 
     Args:
         device: of the sums.
-        sums: those of an interrupted epoch, from `to_dict`.
+        sums: those of an interrupted epoch.
     """
 
     def __init__(self, device: torch.device, sums: Mapping[str, Tensor] | None = None) -> None:
         self.device = device
         self.dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        self.sums = {name: value.to(device) for name, value in (sums or {}).items()}
+        self.sums = {name: self._here(value) for name, value in (sums or {}).items()}
+
+    def _here(self, value: Tensor) -> Tensor:
+        return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
 
     def add(self, parts: Mapping[str, Tensor], errors: Tensor, count: int, step: int) -> None:
         """Add one step.
@@ -47,6 +50,22 @@ class RunningMeans:
             self.sums["images"] = torch.zeros((), dtype=self.dtype, device=self.device)
         self.sums["images"] += count
 
+    def total(self, add: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The sums over several processes, each of which must call this.
+
+        One tensor in a fixed order: a process that has resumed, or has not begun the epoch, may know other names than the rest.
+
+        Args:
+            add: gives the sum of a tensor over the processes.
+        """
+        names = ("images", "errors", "loss", *LOSS_PARTS, "rate")
+        zero = torch.zeros((), dtype=self.dtype, device=self.device)
+        here = torch.stack([self.sums.get(name, zero) for name in names])
+        known = torch.tensor([float(name in self.sums) for name in names], device=self.device)
+        summed, known = add(here), add(known)
+        found = {name: summed[i] for i, name in enumerate(names) if known[i] > 0}
+        return found | {"bad_step": self.sums["bad_step"]} if "bad_step" in self.sums else found
+
     def bad_step(self) -> int | None:
         """Number of the first step with a loss that is not finite, or None."""
         if "bad_step" not in self.sums or (step := int(self.sums["bad_step"])) < 0:
@@ -61,7 +80,3 @@ class RunningMeans:
         if "rate" in values:
             found["rate_bits"] = nats_to_bits(values["rate"] / images)
         return {**found, "error": values["errors"] / images}
-
-    def to_dict(self) -> dict[str, Tensor]:
-        """The sums, on the CPU, for a checkpoint."""
-        return {name: value.cpu() for name, value in self.sums.items()}

@@ -1,0 +1,55 @@
+"""A classifier with a deterministic spatial gate: features, a map from them, the gated features, an encoder and a linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from aib.classifier import Classifier, Details
+from aib.functional import Modulation, modulate
+
+__all__ = ["GatedClassifier"]
+
+
+class GatedClassifier(Classifier):
+    """The frame of the baselines whose one map gates the features.
+
+    Args:
+        features: images to (N, C, H, W).
+        gate: features to the map (N, 1, H, W), or to a pair of the map and a second classifier's logits (N, classes).
+        encoder: gated features to (N, D, ...).
+        head: (N, D) to (N, classes).
+        num_classes: number of classes.
+        modulation: ``"residual"`` F * (1 + map) or ``"plain"`` F * map.
+    """
+
+    has_map = True
+    gated = True
+
+    def __init__(
+        self, features: nn.Module, gate: nn.Module, encoder: nn.Module, head: nn.Module, num_classes: int, modulation: Modulation
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.gate = gate
+        self.encoder = encoder
+        self.head = head
+        self.num_classes = num_classes
+        self.modulation: Modulation = modulation
+
+    def forward_details(
+        self,
+        images: Tensor,
+        *,
+        samples: tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
+        replace_map: Callable[[Tensor], Tensor] | None = None,
+    ) -> Details:
+        features = self.features(images)
+        gate = self.gate(features)
+        attention, branch_logits = gate if isinstance(gate, tuple) else (gate, None)
+        used = attention if replace_map is None else replace_map(attention)
+        encoded = self.encoder(modulate(features, used, self.modulation)).flatten(1)
+        return Details(logits=self.head(encoded), features=features, attention=attention, branch_logits=branch_logits)

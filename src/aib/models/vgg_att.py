@@ -1,0 +1,99 @@
+"""VGG with attention by compatibility (Jetley et al. 2018, "Learn to Pay Attention", the form "concat-pc").
+
+Local features l of the last two or three of blocks 3, 4 and 5, taken before their pooling, are compared with the global vector g:
+
+    c_i = <u, l_i + g>,    a = softmax(c) over positions,    g_a = sum_i a_i l_i
+
+and the concatenated sums g_a, not g, are classified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aib.classifier import Classifier, Details
+from aib.models.registry import register
+from aib.models.vgg import WIDTH, conv_block, xavier_init
+
+__all__ = ["CompatibilityClassifier", "vgg_att2", "vgg_att3"]
+
+
+class CompatibilityClassifier(Classifier):
+    """VGG whose class scores are read from attended local features.
+
+    ``attention`` is the softmax over the 16x16 positions of block 4, the size of the AIB models' map, divided by its greatest
+    value; ``level_maps`` holds every level's softmax as it is, finest first.
+
+    Args:
+        levels: 2 (blocks 4 and 5) or 3 (blocks 3, 4 and 5).
+        num_classes, in_channels: of the task.
+    """
+
+    has_map = True
+    gated = True
+
+    def __init__(self, levels: int, num_classes: int, in_channels: int = 3) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.block3 = nn.Sequential(*conv_block(in_channels, 64, 2), *conv_block(64, 128, 2), *conv_block(128, 256, 3))
+        self.block4 = nn.Sequential(nn.MaxPool2d(2), *conv_block(256, WIDTH, 3))
+        self.block5 = nn.Sequential(nn.MaxPool2d(2), *conv_block(WIDTH, WIDTH, 3))
+        self.block6 = nn.Sequential(
+            nn.MaxPool2d(2), *conv_block(WIDTH, WIDTH), nn.MaxPool2d(2), *conv_block(WIDTH, WIDTH), nn.MaxPool2d(2),
+            nn.Conv2d(WIDTH, WIDTH, 1),
+        )  # fmt: skip
+        self.lift = nn.Conv2d(256, WIDTH, 1, bias=False) if levels == 3 else None
+        self.scores = nn.ModuleList(nn.Conv2d(WIDTH, 1, 1, bias=False) for _ in range(levels))
+        self.head = nn.Linear(levels * WIDTH, num_classes)
+
+    def forward_details(
+        self,
+        images: Tensor,
+        *,
+        samples: tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
+        replace_map: Callable[[Tensor], Tensor] | None = None,
+    ) -> Details:
+        block3 = self.block3(images)
+        block4 = self.block4(block3)
+        block5 = self.block5(block4)
+        shared = self.block6(block5)
+        levels = ([self.lift(block3)] if self.lift is not None else []) + [block4, block5]
+        maps, attended = [], []
+        for local, score in zip(levels, self.scores):
+            attention = score(local + shared).float().flatten(2).softmax(-1).unflatten(2, local.shape[2:])
+            maps.append(attention)
+            used = attention if replace_map is None else _normalized(replace_map(attention))
+            attended.append((used.to(local.dtype) * local).sum((2, 3)))
+        chosen = maps[-2]
+        return Details(
+            logits=self.head(torch.cat(attended, 1)),
+            features=block4,
+            attention=chosen / chosen.amax((2, 3), keepdim=True),
+            level_maps=tuple(maps),
+        )
+
+
+def _normalized(maps: Tensor) -> Tensor:
+    """Weights that sum to 1 over positions again, after a replacement."""
+    return F.normalize(maps.flatten(1), p=1, dim=1).view_as(maps)
+
+
+@register
+def vgg_att2(num_classes: int, in_channels: int = 3) -> CompatibilityClassifier:
+    """VGG-att2: attention over blocks 4 and 5."""
+    model = CompatibilityClassifier(2, num_classes, in_channels)
+    xavier_init(model)
+    return model
+
+
+@register
+def vgg_att3(num_classes: int, in_channels: int = 3) -> CompatibilityClassifier:
+    """VGG-att3: attention over blocks 3, 4 and 5. 19.86 M parameters, 3.92 GMAC an image (10 classes)."""
+    model = CompatibilityClassifier(3, num_classes, in_channels)
+    xavier_init(model)
+    return model

@@ -1,0 +1,69 @@
+"""VGG with global average pooling (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
+
+The fully connected part is replaced by one more convolution, the mean over positions and a linear layer, so that every class score
+is a mean of scores at positions: the class activation map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from aib.classifier import Classifier, Details
+from aib.models.registry import register
+from aib.models.vgg import WIDTH, conv_block, vgg_features, xavier_init
+
+__all__ = ["GapClassifier", "vgg_gap"]
+
+
+class GapClassifier(Classifier):
+    """Convolutions, global average pooling and a linear layer.
+
+    Its map is the class activation map of the predicted class: ReLU(sum_k w_ck * F_k), each divided by its greatest value. It
+    explains a prediction and takes no part in it, so replacing it changes nothing.
+
+    Args:
+        convolutions: images to (N, width, h, w).
+        width: channels of their output.
+        num_classes: number of classes.
+    """
+
+    has_map = True
+
+    def __init__(self, convolutions: nn.Module, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.convolutions = convolutions
+        self.head = nn.Linear(width, num_classes)
+        self.num_classes = num_classes
+
+    def forward_details(
+        self,
+        images: Tensor,
+        *,
+        samples: tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
+        replace_map: Callable[[Tensor], Tensor] | None = None,
+    ) -> Details:
+        features = self.convolutions(images)
+        logits = self.head(features.mean((2, 3)))
+        weights = self.head.weight[logits.argmax(1)].to(features.dtype)  # (N, width)
+        activation = torch.einsum("nk,nkhw->nhw", weights, features).relu().unsqueeze(1)
+        scaled = activation / activation.amax((2, 3), keepdim=True).clamp_min(torch.finfo(activation.dtype).tiny)
+        return Details(logits=logits, features=features, attention=scaled.detach())
+
+
+@register
+def vgg_gap(num_classes: int, in_channels: int = 3) -> GapClassifier:
+    """VGG to block 5, one more 3x3 convolution at 8x8, and class activation maps."""
+    convolutions = nn.Sequential(
+        vgg_features(in_channels),
+        *conv_block(256, WIDTH, 3),
+        nn.MaxPool2d(2),
+        *conv_block(WIDTH, WIDTH, 3),
+        *conv_block(WIDTH, WIDTH),
+    )
+    model = GapClassifier(convolutions, WIDTH, num_classes)
+    xavier_init(model)
+    return model
