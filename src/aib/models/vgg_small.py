@@ -1,10 +1,10 @@
 """Small VGGs for CPUs, named by width (`vgg_xs` 8, `vgg_s` 16, `vgg_m` 32 channels at full resolution), and their attentive twins.
 
 The paper's arrangement at a few thousandths of its cost: 3x3 convolutions with batch normalisation and ReLU, two at the image's
-resolution, two at half of it and one each at a quarter and an eighth. The attention sits behind the first of them, where a feature
-knows a pixel and its neighbours only: what the network is to see of an object has to be let through where the object is. A 3x3
-convolution there would see too little to tell an object from its surroundings, so the attention has a branch of its own, as the
-published models on residual networks and on CUB have: `ContextHead`.
+resolution, two at half of it and one each at a quarter and an eighth. The attention sits behind the first of them and a 1x1
+convolution, where a feature knows a pixel and its neighbours only: what the network is to see of an object has to be let through
+where the object is. A 3x3 convolution there would see too little to tell an object from its surroundings, so the attention has a branch
+of its own, as the published models on residual networks and on CUB have: `ContextHead`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _beside(fine: Tensor, coarse: Tensor) -> Tensor:
 
 def _features(width: int, in_channels: int) -> nn.Sequential:
     """(N, in_channels, H, W) to (N, width, H, W)."""
-    return nn.Sequential(*conv_block(in_channels, width))
+    pointwise = [nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*conv_block(in_channels, width), *pointwise)
 
 
 def _encoder(width: int) -> nn.Sequential:
