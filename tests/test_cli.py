@@ -175,7 +175,7 @@ def test_mistakes_in_model_recipe_device_and_folder_are_one_line(
 
 def test_mistakes_in_resuming_are_one_line(capsys: Capture, run: RunFolder, tmp_path: Path) -> None:
     assert "is not a run folder" in refused(capsys, "train", "--resume", tmp_path)
-    assert "leave the other options out" in refused(capsys, "train", "--resume", run.path, "--epochs", "9")
+    assert "with it go only --device" in refused(capsys, "train", "--resume", run.path, "--epochs", "9")
     assert "has finished its 2 epochs; there is nothing to resume" in refused(capsys, "train", "--resume", run.path)
 
 

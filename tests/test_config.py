@@ -12,7 +12,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aib.train.config import TrainConfig, config_from_dict, config_to_dict, read_config
+from aib.train.config import RunConfig, TrainConfig, config_from_dict, config_to_dict, read_config, with_machine
 
 CHANGED: dict[str, dict[str, Any]] = {
     "data": {
@@ -40,6 +40,14 @@ CHANGED: dict[str, dict[str, Any]] = {
 def changed() -> TrainConfig:
     base = TrainConfig()
     return replace(base, **{table: replace(getattr(base, table), **values) for table, values in CHANGED.items()})
+
+
+def test_a_resumed_run_takes_only_the_machines_options_from_outside() -> None:
+    stored = config_from_dict(tomllib.loads(tomli_w.dumps(CHANGED)))
+    given = replace(TrainConfig(), run=replace(RunConfig(), device="cuda", quiet=True, seed=99))
+    mixed = with_machine(stored, given)
+    assert mixed == replace(stored, run=replace(stored.run, device="cuda", quiet=True))
+    assert with_machine(stored, TrainConfig()) == stored
 
 
 def write(path: Path, text: str) -> Path:

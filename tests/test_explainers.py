@@ -85,7 +85,7 @@ def test_attention_map_is_deterministic_and_leaves_flags_gradients_and_generator
 
 def test_attention_map_refuses_what_has_no_map() -> None:
     plain = PlainClassifier(nn.Identity(), nn.Flatten(), nn.Linear(12, 2), 2)
-    with pytest.raises(ValueError, match="plain classifier has no attention map"):
+    with pytest.raises(ValueError, match="PlainClassifier has no attention map"):
         AttentionMap(plain)
     with pytest.raises(ValueError, match="'map' or 'mean'"):
         AttentionMap(looker(), "std")  # type: ignore[arg-type]

@@ -244,6 +244,8 @@ class AttentiveClassifier(Classifier):
         seen: dict[str, Any] = {}
 
         def attend(features: Tensor) -> Tensor:
+            if seen:
+                raise RuntimeError("the backbone called attend twice; it must call it once")
             mean, std = self.attention(features)
             scores = mean.unsqueeze(0)
             if sampled:
@@ -262,6 +264,8 @@ class AttentiveClassifier(Classifier):
             return modulate(features, used, self.modulation)
 
         encoded = self.backbone(images, attend)
+        if not seen:
+            raise RuntimeError("the backbone did not call attend; it must call it once, on its features")
         latent_mean, latent_std = (t.unflatten(0, (draws_a, -1)) for t in self.bottleneck(encoded))
         latent = latent_mean.unsqueeze(1)
         if sampled:

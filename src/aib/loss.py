@@ -55,7 +55,7 @@ def objective(
         label_smoothing: of the cross-entropy, in [0, 1).
 
     Returns:
-        ``"loss"``, its parts (`LOSS_PARTS`) and ``"rate"``, the unweighted KL the beta multiplies.
+        ``"loss"``, its parts (`LOSS_PARTS`) and ``"rate"``, KL(p(z | x, a) || r(z)) of the latent that is sampled, whatever ``kl``.
     """
     draws = details.sample_logits if details.sample_logits is not None else details.logits[None, None]
     count = draws.shape[0] * draws.shape[1]
@@ -67,7 +67,8 @@ def objective(
     if details.latent_mean is not None and details.latent_std is not None:
         rate = gaussian_kl(details.latent_mean, details.latent_std, kl).mean()
         parts["rate_loss"] = beta * rate
-        extra["rate"] = rate
+        # under either divergence the rate that is reported is that of the latent which is sampled
+        extra["rate"] = rate if kl == "paper" else gaussian_kl(details.latent_mean, details.latent_std).mean()
     if details.anchor_values is not None and details.attention is not None:
         parts["anchor_loss"] = lambda_anchor * F.mse_loss(details.anchor_values, details.attention.detach())
         parts["commitment_loss"] = lambda_commitment * F.mse_loss(details.attention, details.anchor_values.detach())

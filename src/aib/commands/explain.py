@@ -38,18 +38,18 @@ def run(arguments: Sequence[str]) -> None:
     import torch
     from rich.console import Console
 
-    from aib.classifier import AttentiveClassifier
     from aib.data.augment import normalize
     from aib.data.images import ImageError, read_image
+    from aib.functional import nats_to_bits
     from aib.report.overlay import save_overlay
     from aib.train.device import choose_device
     from aib.train.weights import load_run
 
     device = choose_device(options.device)
     trained = load_run(options.run, device=device)
-    if not isinstance(trained.model, AttentiveClassifier):
+    if not trained.model.has_map:
         raise ValueError(f"{options.run} has no attention ({trained.card['name']} is a plain classifier): there is no map to show")
-    quantizer = trained.model.quantizer
+    quantizer = getattr(trained.model, "quantizer", None)
     anchors = quantizer.anchors.tolist() if quantizer is not None else None
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False)
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
             continue
         with torch.no_grad():
             details = trained.model.forward_details(normalize(pixels[None].to(device), trained.mean, trained.std))
-        if details.map is None or details.rate is None:
+        if details.map is None:
             raise ValueError(f"{options.run} gives no map")
         probabilities = details.logits.float().softmax(1)[0].cpu()
         raw = details.map[0, 0].float().cpu().numpy()
@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
         record = {
             "image": str(file), "prediction": name, "confidence": confidence,
             "probabilities": dict(zip(trained.class_names, probabilities.tolist())),
-            "rate_bits": float(details.rate[0]) / float(np.log(2)),
+            "rate_bits": nats_to_bits(float(details.rate[0])) if details.rate is not None else None,
             "map": {"file": f"{stem}.npy", "height": raw.shape[0], "width": raw.shape[1], "least": float(raw.min()),
                     "greatest": float(raw.max()), "anchors": anchors},
         }  # fmt: skip

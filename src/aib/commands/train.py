@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from aib.train.config import TrainConfig
+from aib.train.config import MACHINE, TrainConfig, with_machine
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TrainOptions:
     recipe: str | None = None
     """A recipe's name (aib recipes lists them) or the path of a TOML file."""
     resume: str | None = None
-    """An interrupted run's folder; its own configuration counts, other options are refused."""
+    """An interrupted run's folder; its own configuration counts, and only the machine's options can be given with it."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
 
@@ -35,8 +35,9 @@ def run(arguments: Sequence[str]) -> None:
 
         default = TrainOptions(recipe=name, config=load_recipe(name))
     options = tyro.cli(TrainOptions, prog="aib train", args=given, default=default)
-    if options.resume is not None and options.config != TrainConfig():
-        raise ValueError("--resume takes the run's own configuration; leave the other options out")
+    if options.resume is not None and with_machine(TrainConfig(), options.config) != options.config:
+        allowed = ", ".join(f"--{name.replace('_', '-')}" for name in MACHINE)
+        raise ValueError(f"--resume takes the run's own configuration; with it go only {allowed}")
 
     if options.config.model.pretrained == "yes":
         _offline_if_unreachable()

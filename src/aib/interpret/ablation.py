@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from aib.classifier import AttentiveClassifier, Classifier
+from aib.classifier import Classifier
 from aib.interpret.explainers import evaluating
 
 __all__ = ["derangement", "hardly_used", "map_ablation"]
@@ -32,7 +32,7 @@ def derangement(length: int, generator: torch.Generator | None = None) -> Tensor
 
 @torch.no_grad()
 def map_ablation(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]], seed: int = 0) -> dict[str, float]:
-    """Error of an attentive classifier, on the mean path, with its map and with the map replaced.
+    """Error of a classifier whose map gates its features, on the mean path, with its map and with the map replaced.
 
     ``"original"``            the map itself,
     ``"shuffled_images"``     each image under the map of another image of its batch (a derangement),
@@ -44,7 +44,7 @@ def map_ablation(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]], se
     counts everywhere but in ``"shuffled_images"``.
 
     Args:
-        model: an attentive classifier; its training flags are restored.
+        model: a classifier that is ``gated``; its training flags are restored.
         batches: (images (N, C, H, W) normalised, labels (N,)) on the model's device, N of at least 2 somewhere.
         seed: of the permutations.
 
@@ -54,8 +54,8 @@ def map_ablation(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]], se
     Raises:
         ValueError: the model has no map, a batch's labels do not fit its images, or there is no batch of two images.
     """
-    if not isinstance(model, AttentiveClassifier):
-        raise ValueError(f"{type(model).__name__} has no map to ablate; expected an AttentiveClassifier")
+    if not model.gated:
+        raise ValueError(f"{type(model).__name__} has no map that takes part in its prediction; there is nothing to ablate")
     generator = torch.Generator().manual_seed(seed)
     replacements = _replacements(generator)
     wrong = dict.fromkeys(replacements, 0)

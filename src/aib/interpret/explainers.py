@@ -65,8 +65,8 @@ class AttentionMap:
     def __init__(self, model: Classifier, kind: Literal["map", "mean"] = "map") -> None:
         if kind not in ("map", "mean"):
             raise ValueError(f"kind is {kind!r}; it must be 'map' or 'mean'")
-        if isinstance(model, PlainClassifier):
-            raise ValueError("a plain classifier has no attention map; explain it with GradCAM")
+        if not model.has_map:
+            raise ValueError(f"{type(model).__name__} has no attention map; explain it with GradCAM")
         self.model = model
         self.kind = kind
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from aib.classifier import Classifier, Details
@@ -26,8 +28,15 @@ class ExternalClassifier(Classifier):
         self.network = network
         self.num_classes = num_classes
 
-    def forward_details(self, images: Tensor, **_: Any) -> Details:
-        """Logits only; there is nothing to draw."""
+    def forward_details(
+        self,
+        images: Tensor,
+        *,
+        samples: tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
+        replace_map: Callable[[Tensor], Tensor] | None = None,
+    ) -> Details:
+        """Logits only; there is nothing to draw and no map to replace."""
         return Details(logits=self.network(images))
 
 

@@ -3,8 +3,8 @@
 The paper's arrangement at a few thousandths of its cost: 3x3 convolutions with batch normalisation and ReLU, two at the image's
 resolution, two at half of it and one each at a quarter and an eighth. The attention sits behind the first of them and a 1x1
 convolution, where a feature knows a pixel and its neighbours only: what the network is to see of an object has to be let through
-where the object is. A 3x3 convolution there would see too little to tell an object from its surroundings, so the attention has a branch
-of its own, as the published models on residual networks and on CUB have: `ContextHead`.
+where the object is. A 3x3 convolution there would see too little to tell an object from its surroundings, so the attention has a
+branch of its own, as the published models on residual networks and on CUB have: `ContextHead`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class ContextHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         near = self.near(features)
         merged = self.merge(_beside(near, self.far(near)))
-        return self.score(self.mix(_beside(features, merged)))
+        scores = self.score(self.mix(_beside(features, merged)))
+        # a mean over neighbours: one bright pixel alone would otherwise be the map's maximum
+        return nn.functional.avg_pool2d(scores, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def _beside(fine: Tensor, coarse: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import tyro
 
 __all__ = [
+    "MACHINE",
     "DataConfig",
     "ModelConfig",
     "OptimConfig",
@@ -24,6 +25,7 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
     "read_config",
+    "with_machine",
 ]
 
 
@@ -183,6 +185,17 @@ class TrainConfig:
             raise ValueError(f"clip_norm is {o.clip_norm}; it must be above 0, or absent for none")
         if not 0 < d.val_fraction < 1:
             raise ValueError(f"val_fraction is {d.val_fraction}; it must lie between 0 and 1")
+
+
+MACHINE = ("device", "devices", "checkpoint_minutes", "quiet")
+"""Options of `RunConfig` that do not belong to the run but to where and how it goes on."""
+
+
+def with_machine(config: TrainConfig, given: TrainConfig) -> TrainConfig:
+    """``config`` with those of the `MACHINE` options that ``given`` changes from their defaults."""
+    usual = RunConfig()
+    changed = {name: getattr(given.run, name) for name in MACHINE if getattr(given.run, name) != getattr(usual, name)}
+    return replace(config, run=replace(config.run, **changed))
 
 
 def read_config(path: Path, base: TrainConfig | None = None) -> TrainConfig:

@@ -17,6 +17,7 @@ from aib.data.augment import normalize
 from aib.data.bundle import DataBundle, Split, batch_indices
 from aib.functional import nats_to_bits
 from aib.interpret import localize, map_ablation, wilson_interval
+from aib.train.checkpoint import write_atomically
 from aib.train.predict import Predictions, predict
 from aib.train.run_folder import RunFolder
 from aib.train.weights import LoadedRun, load_run
@@ -87,9 +88,9 @@ def evaluate(
     if bundle is None:
         bundle = open_run_data(run, data)
     chosen = bundle.split(split)
-    attentive = run.model.has_map
+    has_map = run.model.has_map
     generator = torch.Generator(device=device).manual_seed(seed)
-    found = predict(run.model, chosen, run.mean, run.std, device=device, samples=samples, generator=generator, keep_maps=attentive)
+    found = predict(run.model, chosen, run.mean, run.std, device=device, samples=samples, generator=generator, keep_maps=has_map)
     result = _numbers(found, run.class_names)
     result |= {"split": split, "data": bundle.name, "samples": list(samples) if samples else None, "weights": "best",
                "epoch": run.card["epoch"]}  # fmt: skip
@@ -100,9 +101,10 @@ def evaluate(
         except ValueError as error:  # the selected weights are in a file of their own, and whole
             result["last_unreadable"] = str(error)
         else:
+            generator = torch.Generator(device=device).manual_seed(seed)  # the draws that the selected weights had
             again = predict(last, chosen, run.mean, run.std, device=device, samples=samples, generator=generator)
             result["last_error"] = again.errors.double().mean().item()
-    if attentive:
+    if has_map or found.rate is not None:
         result |= _attention_numbers(run, found, chosen, device, seed)
     maps = {**({"AIB": found.maps} if found.maps is not None else {}), **(other_maps or {})}
     if chosen.masks is not None and maps:
@@ -164,7 +166,9 @@ def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRA
 
 def _attention_numbers(run: LoadedRun, found: Predictions, split: Split, device: str, seed: int) -> dict[str, Any]:
     """Rate, anchors and what the error becomes without the map."""
-    numbers: dict[str, Any] = {"map_mean": found.map_mean, "map_std": found.map_std}
+    numbers: dict[str, Any] = {}
+    if found.map_mean is not None:
+        numbers |= {"map_mean": found.map_mean, "map_std": found.map_std}
     if found.rate is not None:
         numbers["rate_bits"] = nats_to_bits(found.rate.double().mean().item())
     if found.usage is not None and isinstance(run.model, AttentiveClassifier) and run.model.quantizer is not None:
@@ -178,7 +182,7 @@ def _attention_numbers(run: LoadedRun, found: Predictions, split: Split, device:
     batches = (
         (normalize(b.images.to(device), run.mean, run.std), b.labels.to(device)) for b in split.batches(batch_indices(chosen, 250))
     )
-    if count > 1:
+    if count > 1 and run.model.gated:
         numbers["map_ablation"] = map_ablation(run.model, batches, seed)
     return numbers
 
@@ -189,7 +193,12 @@ def _save_arrays(folder: RunFolder, name: str, found: Predictions) -> None:
     if found.rate is not None:
         arrays["rate_bits"] = torch.tensor(nats_to_bits(1.0)) * found.rate
     content: dict[str, Any] = {k: v.numpy() for k, v in arrays.items()}
-    np.savez_compressed(folder.path / "eval" / f"{name}.npz", **content)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, **content)
+
+    write_atomically(folder.path / "eval" / f"{name}.npz", write)
 
 
 def _save_gallery(

@@ -23,7 +23,7 @@ from aib.loss import objective
 from aib.models.build import build_model
 from aib.train.checkpoint import link, load_checkpoint, save_checkpoint
 from aib.train.checks import check_anchors, check_crop, collapse_warnings, finite_weights, load_weights
-from aib.train.config import TrainConfig
+from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
 from aib.train.fabric import ForwardDetails, make_fabric
 from aib.train.macs import count_macs
@@ -77,7 +77,8 @@ def train(
     """Train a classifier and leave a run folder.
 
     Args:
-        config: the whole run; when resuming, the folder's own configuration counts instead.
+        config: the whole run; when resuming, the folder's own configuration counts, but for the machine's options
+            (`aib.train.config.MACHINE`).
         resume: an interrupted run's folder.
         bundle: the data, where the caller has it open already.
         title: name shown before the progress bar.
@@ -90,11 +91,11 @@ def train(
     state = None
     if resume is not None:
         folder = RunFolder.open(resume)
-        config = folder.config
+        config = with_machine(folder.config, config)
         folder.remove_leftovers()
         state = load_checkpoint(folder.last) if folder.last.exists() else None
     else:
-        folder = RunFolder(Path(config.run.out or f"runs/{Path(config.data.data).stem}-{config.model.model}-{config.run.seed}"))
+        folder = RunFolder(Path(config.run.out or f"runs/{default_name(config)}"))
         folder.check_free()
     fabric = make_fabric(config)
     device = fabric.device
@@ -186,6 +187,7 @@ class _Fit:
             raise ValueError(f"{folder.path} was trained on another number of images; put the data back, or start a new run")
         self.flip = bundle.mirror if config.data.flip is None else config.data.flip
         self.saved_at = time.monotonic()
+        self.anchors: dict[str, float] = {}  # in use at the last validation, for the bar
 
     def run(self) -> RunFolder:
         optim, state = self.config.optim, self.state
@@ -237,7 +239,7 @@ class _Fit:
                 if self.world == 1:  # several processes check where they agree, or one would leave the others waiting
                     self._check_finite()
                 speed = state.batch * config.optim.batch_size / max(1e-9, now - began)
-                self.display.step(state.step, {**self.running.means(), "images_per_second": speed})
+                self.display.step(state.step, {**self.running.means(), **self.anchors, "images_per_second": speed})
             stopping, due = self._agreed(self.stop.asked, now - self.saved_at > 60 * config.run.checkpoint_minutes)
             if stopping or due:
                 self._check_finite()
@@ -256,6 +258,7 @@ class _Fit:
         numbers = self.running.means()
         predictions = predict(self.model, bundle.val, bundle.mean, bundle.std, device=self.device)
         val = summarize(predictions)
+        self.anchors = {name: val[name] for name in ("anchors_used",) if name in val}
         if not math.isfinite(val["cross_entropy"]):
             raise self._diverged("the validation loss", state.step)
         self._check_weights()
@@ -372,18 +375,31 @@ class _Fit:
         """Compile the forward pass, after a check that it agrees with the eager one.
 
         Raises:
-            ValueError: they differ by more than rounding.
+            ValueError: it cannot be compiled here, or they differ by more than rounding.
         """
         images = torch.randn(2, self.bundle.channels, *self.bundle.image_size, device=self.device)
         self.model.eval()
-        with torch.no_grad():
-            eager = self.model.forward_details(images).logits
-            compiled = torch.compile(self.model.forward_details)
-            difference = (compiled(images).logits - eager).abs().max().item()
+        compiled = torch.compile(self.model.forward_details)
+        try:
+            with torch.no_grad():
+                eager = self.model.forward_details(images).logits
+                difference = (compiled(images).logits - eager).abs().max().item()
+        except Exception as error:  # of many kinds: no compiler on the machine, an operation it does not know
+            raise ValueError(
+                f"the network cannot be compiled here ({str(error).splitlines()[0]}); train without --compile"
+            ) from error
         self.model.train()
         if difference > 1e-3 * max(1.0, eager.abs().max().item()):
             raise ValueError(f"the compiled network differs from the eager one by {difference:.2g}; train without --compile")
         self.model.forward_details = compiled  # type: ignore[method-assign]
+
+
+def default_name(config: TrainConfig) -> str:
+    """DATA-MODEL-SEED, with the site of an attached network: the name of a run's folder unless one is given."""
+    path = Path(config.data.data)
+    data = path.stem if path.suffix == ".npz" else path.resolve().name
+    model = config.model.model + (f"@{config.model.attend}" if config.model.attend else "")
+    return f"{data}-{model}-{config.run.seed}"
 
 
 def _mix(*numbers: int) -> int:
