@@ -43,7 +43,7 @@ def test_a_repeated_epoch_takes_its_last_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("metrics.jsonl", b'{"epoch": 1}\n{"epoch": 2, "tra', r"metrics\.jsonl, line 2: not valid JSON"),
+        ("metrics.jsonl", b'{"epoch": 1}\n{"epoch": 2, "tra\n{"epoch": 3}\n', r"metrics\.jsonl, line 2: not valid JSON"),
         ("metrics.jsonl", b'{"epoch": 1}\n[1]\n', r"metrics\.jsonl, line 2: expected a JSON object, found list"),
         ("metrics.jsonl", b'{"epoch": "one"}\n', r"line 1: 'epoch' is 'one'"),
         ("model.json", b'{\n"name": "x",\n', r"model\.json, line 3: not valid JSON"),
@@ -70,3 +70,10 @@ def test_not_a_run_folder_names_the_way_out(tmp_path: Path) -> None:
         read_run(tmp_path / "cluter")
     with pytest.raises(ValueError, match="it holds the runs clutter"):
         read_run(tmp_path)
+
+
+def test_half_a_last_line_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 7, "trai')
+    assert len(read_run(run).epochs) == 6

@@ -14,6 +14,8 @@ import torch
 import short_runs
 from aib.data.bundle import DataBundle
 from aib.train import loop
+from aib.train.checkpoint import load_checkpoint, save_checkpoint
+from aib.train.config import TrainConfig
 from aib.train.evaluate import evaluate
 from aib.train.loop import Interrupted, train
 from aib.train.predict import predict
@@ -207,3 +209,19 @@ def test_a_log_that_is_ahead_of_the_checkpoint_or_cut_is_brought_back(data: Path
     train(tiny_config(data, "elsewhere"), resume=tmp_path / "run")
     assert [row["epoch"] for row in rows(folder)] == [1, 2, 3]
     assert "lost future" not in folder.metrics.read_text()
+
+
+def test_a_run_is_not_started_over_when_only_its_last_checkpoint_is_gone(tmp_path: Path, data: Path) -> None:
+    folder = train(tiny_config(data, tmp_path / "run", epochs=1))
+    kept = folder.metrics.read_text()
+    folder.last.unlink()
+    with pytest.raises(ValueError, match=r"last\.ckpt is missing, but .*best\.ckpt"):
+        train(TrainConfig(), resume=folder.path)
+    assert folder.metrics.read_text() == kept
+    state = load_checkpoint(folder.best)
+    save_checkpoint(folder.last, {key: value for key, value in state.items() if key != "state"})
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged: it lacks state"):
+        train(TrainConfig(), resume=folder.path)
+    save_checkpoint(folder.last, {**state, "state": {**state["state"], "novelty": 1}})
+    with pytest.raises(ValueError, match="another version of aib"):
+        train(TrainConfig(), resume=folder.path)

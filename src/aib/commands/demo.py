@@ -28,7 +28,7 @@ ATTENTIVE = "clutter/vgg_s_aib_qt"
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """Train, evaluate and compare on the embedded data, and open the report: about three minutes on two cores."""
+    """Train, evaluate and compare on the embedded data, and open the report: about four minutes on two cores."""
 
     out: Path | None = None
     """Folder for the runs and the report; by default runs/demo, or the first free runs/demo-N."""

@@ -179,8 +179,9 @@ def _epochs(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     by_epoch: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(_text(file).splitlines(), start=1):
-        if not line.strip():
+    lines = _text(file).splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or (number == len(lines) and not _is_json(line)):  # a killed run may leave half a last line
             continue
         epoch = _json(line, file, number)
         _require(epoch, ("epoch",), f"{file}, line {number}")
@@ -188,6 +189,14 @@ def _epochs(file: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{file}, line {number}: 'epoch' is {epoch['epoch']!r}; expected a whole number")
         by_epoch[epoch["epoch"]] = epoch
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_confusion(file: Path, evaluation: Mapping[str, Any], num_classes: int) -> None:

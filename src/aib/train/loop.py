@@ -43,6 +43,8 @@ STEPS_BETWEEN_AGREEMENTS = 10
 CALIBRATION_IMAGES = 2000
 """Training images shown to layers with a data-dependent start."""
 
+CONTENT = ("model", "optimizer", "state", "running")
+"""What a checkpoint of a training holds, at least."""
 SYNC_SECONDS = 0.5
 """How often the running means are fetched from the device for the display and the divergence check."""
 
@@ -93,7 +95,10 @@ def train(
         folder = RunFolder.open(resume)
         config = with_machine(folder.config, config)
         folder.remove_leftovers()
+        folder.check_checkpoint()
         state = load_checkpoint(folder.last) if folder.last.exists() else None
+        if state is not None and (missing := [key for key in CONTENT if key not in state]):
+            raise ValueError(f"{folder.last} is damaged: it lacks {', '.join(missing)}")
     else:
         folder = RunFolder(Path(config.run.out or f"runs/{default_name(config)}"))
         folder.check_free()
@@ -168,7 +173,10 @@ class _Fit:
         self.state = _State()
         if saved is not None:
             load_weights(model, saved["model"], folder.last)
-            self.state = _State(**saved["state"])
+            try:
+                self.state = _State(**saved["state"])
+            except TypeError:
+                raise ValueError(f"{folder.last} was written by another version of aib; resume it with that one") from None
         self.model = model.to(device)
         if wants_channels_last(config.run.channels_last, device.type):
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -259,8 +267,8 @@ class _Fit:
         predictions = predict(self.model, bundle.val, bundle.mean, bundle.std, device=self.device)
         val = summarize(predictions)
         self.anchors = {name: val[name] for name in ("anchors_used",) if name in val}
-        if not math.isfinite(val["cross_entropy"]):
-            raise self._diverged("the validation loss", state.step)
+        if strange := [name for name, value in val.items() if not math.isfinite(value)]:
+            raise self._diverged(f"{strange[0].replace('_', ' ')} on validation", state.step)
         self._check_weights()
         state.epoch += 1
         state.batch, state.seconds = 0, 0.0

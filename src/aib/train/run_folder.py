@@ -136,6 +136,21 @@ class RunFolder:
         for leftover in (*self.path.glob(".*.tmp"), *self.last.parent.glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
 
+    def check_checkpoint(self) -> None:
+        """Refuse to start over a run whose last checkpoint is gone while other traces of its training are there.
+
+        Raises:
+            ValueError: ``last.ckpt`` is absent, and another checkpoint, weights or metrics are not.
+        """
+        self.last.parent.mkdir(parents=True, exist_ok=True)
+        if self.last.exists():
+            return
+        others = (self.last.with_name("previous.ckpt"), self.best, self.weights, self.metrics)
+        if found := [str(path) for path in others if path.exists()]:
+            raise ValueError(
+                f"{self.last} is missing, but {', '.join(found)} exist: put one in its place, or start a run elsewhere"
+            )
+
     def write_text(self, name: str, text: str) -> None:
         """Write a small file of the run, whole or not at all."""
         target = self.path / name
