@@ -79,9 +79,8 @@ def test_collapse_is_told_in_the_log_and_on_the_console(
     assert f"warning: {warnings[0]}" in capsys.readouterr().out
     wild = train(tiny_config(data, tmp_path / "wild", optimizer="adamw", lr=1e3, quiet=False), bundle=bundle)
     warnings = rows(wild)[-1]["warnings"]
-    assert "the attention map is constant over positions and images" in warnings
     assert any("anchors are in use" in warning for warning in warnings)
-    assert "warning: the attention map is constant" in capsys.readouterr().out
+    assert f"warning: {warnings[0]}" in capsys.readouterr().out
 
 
 def test_a_healthy_run_and_a_warming_beta_are_not_warned_about(whole: RunFolder) -> None:
@@ -89,7 +88,9 @@ def test_a_healthy_run_and_a_warming_beta_are_not_warned_about(whole: RunFolder)
     healthy = {"rate_bits": 5.0, "map_std": 0.1, "anchors_used": 4}
     assert collapse_warnings(healthy, model, warm=True) == []
     assert collapse_warnings({**healthy, "rate_bits": 0.1}, model, warm=False) == []
-    assert len(collapse_warnings({"rate_bits": 0.1, "map_std": 1e-4, "anchors_used": 3}, model, warm=True)) == 3
+    told = collapse_warnings({"rate_bits": 0.1, "map_std": 1e-4, "anchors_used": 3}, model, warm=True)
+    assert len(told) == 3
+    assert "the attention map is constant over positions and images" in told
     assert collapse_warnings({"error": 0.5}, build_model("vgg_xs", 3), warm=True) == []
 
 
