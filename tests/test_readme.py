@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 from functools import cache
@@ -115,3 +116,15 @@ def test_blocks_are_found_where_they_begin() -> None:
     text = "a\n```python\nx = 1\n```\n```sh\naib demo\n```\n\n```python\ny = x\nz = y\n```\n"
     assert blocks(text, "python") == [(3, "x = 1\n"), (10, "y = x\nz = y\n")]
     assert blocks(text, "sh") == [(6, "aib demo\n")]
+
+
+def test_the_demos_table_is_that_of_its_record() -> None:
+    record, text = json.loads((ROOT / "results" / "demo.json").read_text()), README.read_text()
+    assert f"`{record['command']}`" in text
+    for model, error in (("aib_qt", "aib_qt"), ("aib_qt_beta_0", "aib_qt_beta_0"), ("grad_cam", "baseline")):
+        maps = [
+            sum(row[model][metric] for row in record["seeds"]) / len(record["seeds"])
+            for metric in ("pointing_game", "energy", "iou")
+        ]
+        errors = sum(row[error]["error"] for row in record["seeds"]) / len(record["seeds"])
+        assert f"| {' | '.join(f'{value:.3f}' for value in maps)} | {100 * errors:.1f} % |" in text

@@ -25,12 +25,12 @@ from aib.train.checkpoint import link, load_checkpoint, save_checkpoint
 from aib.train.checks import check_anchors, check_crop, collapse_warnings, finite_weights, load_weights
 from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
-from aib.train.fabric import ForwardDetails, make_fabric
+from aib.train.fabric import ForwardDetails, compiled_forward, make_fabric
 from aib.train.macs import count_macs
 from aib.train.optim import build_optimizer, lr_factor, warmed_share
 from aib.train.predict import predict, summarize
 from aib.train.progress import TrainingDisplay, epoch_line
-from aib.train.run_folder import RunFolder, environment
+from aib.train.run_folder import RunFolder, default_name, environment
 from aib.train.running import RunningMeans
 from aib.train.stopping import StopRequest
 from aib.train.weights import save_weights
@@ -45,6 +45,7 @@ CALIBRATION_IMAGES = 2000
 
 CONTENT = ("model", "optimizer", "state", "running")
 """What a checkpoint of a training holds, at least."""
+
 SYNC_SECONDS = 0.5
 """How often the running means are fetched from the device for the display and the divergence check."""
 
@@ -184,9 +185,8 @@ class _Fit:
         if saved is not None:
             optimizer.load_state_dict(saved["optimizer"])
         self.running = RunningMeans(device, saved["running"] if saved is not None and self.rank == 0 else None)
-        if config.run.compile:
-            self._compile()
-        self.wrapped, self.optimizer = fabric.setup(ForwardDetails(self.model), optimizer)
+        forward = compiled_forward(self.model, (bundle.channels, *bundle.image_size)) if config.run.compile else None
+        self.wrapped, self.optimizer = fabric.setup(ForwardDetails(self.model, forward), optimizer)
         if saved is not None and saved.get("precision"):
             fabric.strategy.precision.load_state_dict(saved["precision"])
         length = len(bundle.train)
@@ -378,36 +378,6 @@ class _Fit:
             self.display.line(f"left out {len(skipped)} files that cannot be read, listed in {self.folder.path / 'skipped.txt'}:")
             for line in skipped[:SKIPPED_SHOWN]:
                 self.display.line(f"  {line}")
-
-    def _compile(self) -> None:
-        """Compile the forward pass, after a check that it agrees with the eager one.
-
-        Raises:
-            ValueError: it cannot be compiled here, or they differ by more than rounding.
-        """
-        images = torch.randn(2, self.bundle.channels, *self.bundle.image_size, device=self.device)
-        self.model.eval()
-        compiled = torch.compile(self.model.forward_details)
-        try:
-            with torch.no_grad():
-                eager = self.model.forward_details(images).logits
-                difference = (compiled(images).logits - eager).abs().max().item()
-        except Exception as error:  # of many kinds: no compiler on the machine, an operation it does not know
-            raise ValueError(
-                f"the network cannot be compiled here ({str(error).splitlines()[0]}); train without --compile"
-            ) from error
-        self.model.train()
-        if difference > 1e-3 * max(1.0, eager.abs().max().item()):
-            raise ValueError(f"the compiled network differs from the eager one by {difference:.2g}; train without --compile")
-        self.model.forward_details = compiled  # type: ignore[method-assign]
-
-
-def default_name(config: TrainConfig) -> str:
-    """DATA-MODEL-SEED, with the site of an attached network: the name of a run's folder unless one is given."""
-    path = Path(config.data.data)
-    data = path.stem if path.suffix == ".npz" else path.resolve().name
-    model = config.model.model + (f"@{config.model.attend}" if config.model.attend else "")
-    return f"{data}-{model}-{config.run.seed}"
 
 
 def _mix(*numbers: int) -> int:

@@ -62,6 +62,14 @@ def _commit() -> str | None:
     return described.stdout.strip() if tracked.returncode == 0 else None
 
 
+def default_name(config: TrainConfig) -> str:
+    """DATA-MODEL-SEED, with the site of an attached network: the name of a run's folder unless one is given."""
+    path = Path(config.data.data)
+    data = path.stem if path.suffix == ".npz" else path.resolve().name
+    model = config.model.model + (f"@{config.model.attend}" if config.model.attend else "")
+    return f"{data}-{model}-{config.run.seed}"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths and files of one run; see ARCHITECTURE.md for the list."""
