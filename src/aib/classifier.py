@@ -15,7 +15,9 @@ from aib.attention import SpatialAttention
 from aib.bottleneck import LatentBottleneck
 from aib.functional import Modulation, gaussian_kl, modulate, reparameterize
 
-__all__ = ["Attend", "AttentiveClassifier", "Classifier", "Details", "Noise", "PlainClassifier", "SplitBackbone", "draw_noise"]
+__all__ = [
+    "Attend", "AttentiveClassifier", "Classifier", "Details", "Noise", "Pass", "PlainClassifier", "SplitBackbone", "draw_noise",
+]  # fmt: skip
 
 Attend = Callable[[Tensor], Tensor]
 """From features (N, C, H, W) to attended features (S_a * N, C, H, W), draws outermost."""
@@ -78,6 +80,47 @@ class Details:
         return used if used.ndim == 4 else used.mean(0)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """The options of one forward pass, checked; `Classifier.forward_details` explains them."""
+
+    samples: tuple[int, int] | None = None
+    generator: torch.Generator | None = None
+    noise: Noise | None = None
+    average: Literal["logits", "probabilities"] = "logits"
+    replace_map: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        samples = self.samples
+        if samples is not None and not (isinstance(samples, tuple | list) and len(samples) == 2 and min(samples) >= 1):
+            raise ValueError(f"samples is {samples}; it must be two numbers of draws, each at least 1, such as (4, 4)")
+        if self.average not in ("logits", "probabilities"):
+            raise ValueError(f"average is {self.average!r}; it must be 'logits' or 'probabilities'")
+
+    @property
+    def draws(self) -> tuple[int, int]:
+        """(S_a, S_z), of ones where nothing was asked."""
+        if self.noise is not None:
+            return self.noise.latent.shape[0], self.noise.latent.shape[1]
+        return self.samples or (1, 1)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether draws were asked for; a model in training mode draws all the same."""
+        return self.samples is not None or self.noise is not None
+
+    def map_used(self, attention: Tensor) -> Tensor:
+        """The map that modulates the features: ``attention`` or what replaces it."""
+        return attention if self.replace_map is None else self.replace_map(attention)
+
+    def averaged(self, sample_logits: Tensor) -> Tensor:
+        """Logits (N, classes) of draws (S_a, S_z, N, classes)."""
+        draws = sample_logits.flatten(0, 1)
+        if self.average == "logits" or len(draws) == 1:
+            return draws.mean(0)
+        return draws.float().log_softmax(-1).logsumexp(0) - math.log(len(draws))
+
+
 class Classifier(nn.Module):
     """What every model of the package answers to: logits from ``forward``, the rest from ``forward_details``.
 
@@ -97,10 +140,32 @@ class Classifier(nn.Module):
         *,
         samples: tuple[int, int] | None = None,
         generator: torch.Generator | None = None,
+        noise: Noise | None = None,
+        average: Literal["logits", "probabilities"] = "logits",
         replace_map: Callable[[Tensor], Tensor] | None = None,
     ) -> Details:
-        """See `AttentiveClassifier.forward_details`; models that draw nothing ignore ``samples``, models that are not ``gated``
-        ignore ``replace_map``."""
+        """Forward pass with everything it computed.
+
+        The features are computed once, whatever the number of draws.
+
+        Args:
+            images: (N, channels, height, width), normalised.
+            samples: (S_a, S_z) draws of the attention and, for each, of the latent. None takes the mean path in eval mode and one
+                draw of each in training mode. Models that draw nothing ignore it.
+            generator: source of the noise; the global one of the device by default.
+            noise: the noise itself, instead of drawing it; its shape then gives the number of draws.
+            average: whether ``logits`` averages the draws' logits (as published) or is the logarithm of their mean probability.
+            replace_map: changes the map (S_a * N, 1, H, W) just before it modulates the features, for ablations. Models that are
+                not ``gated`` ignore it.
+
+        Raises:
+            ValueError: ``samples`` is not a pair of positive numbers, ``noise`` has not the shapes of `Noise`, or ``average`` is
+                unknown.
+        """
+        return self.run_pass(images, Pass(samples, generator, noise, average, replace_map))
+
+    def run_pass(self, images: Tensor, how: Pass) -> Details:
+        """What `forward_details` does; a model defines it and callers leave it alone."""
         raise NotImplementedError
 
     def calibrate(self, images: Tensor) -> None:
@@ -136,14 +201,7 @@ class PlainClassifier(Classifier):
         self.head = head
         self.num_classes = num_classes
 
-    def forward_details(
-        self,
-        images: Tensor,
-        *,
-        samples: tuple[int, int] | None = None,
-        generator: torch.Generator | None = None,
-        replace_map: Callable[[Tensor], Tensor] | None = None,
-    ) -> Details:
+    def run_pass(self, images: Tensor, how: Pass) -> Details:
         features = self.features(images)
         return Details(logits=self.head(self.encoder(features).flatten(1)), features=features)
 
@@ -203,44 +261,10 @@ class AttentiveClassifier(Classifier):
         self.modulation: Modulation = modulation
         self.num_classes = num_classes
 
-    def forward_details(
-        self,
-        images: Tensor,
-        *,
-        samples: tuple[int, int] | None = None,
-        generator: torch.Generator | None = None,
-        noise: Noise | None = None,
-        average: Literal["logits", "probabilities"] = "logits",
-        replace_map: Callable[[Tensor], Tensor] | None = None,
-    ) -> Details:
-        """Forward pass with everything it computed.
-
-        The features are computed once, whatever the number of draws.
-
-        Args:
-            images: (N, channels, height, width), normalised.
-            samples: (S_a, S_z) draws of the attention and, for each, of the latent. None takes the mean path in eval mode and one
-                draw of each in training mode.
-            generator: source of the noise; the global one of the device by default.
-            noise: the noise itself, instead of drawing it; its shape then gives the number of draws.
-            average: whether ``logits`` averages the draws' logits (as published) or is the logarithm of their mean probability.
-            replace_map: changes the map (S_a * N, 1, H, W) just before it modulates the features, for ablations.
-
-        Raises:
-            ValueError: ``samples`` is not a pair of positive numbers, ``noise`` has not the shapes of `Noise`, or ``average`` is
-                unknown.
-        """
-        if samples is not None and not (isinstance(samples, tuple | list) and len(samples) == 2 and min(samples) >= 1):
-            raise ValueError(f"samples is {samples}; it must be two numbers of draws, each at least 1, such as (4, 4)")
-        if average not in ("logits", "probabilities"):
-            raise ValueError(f"average is {average!r}; it must be 'logits' or 'probabilities'")
-        if noise is not None:
-            draws_a, draws_z = noise.latent.shape[:2]
-        elif samples is not None:
-            draws_a, draws_z = samples
-        else:
-            draws_a = draws_z = 1
-        sampled = self.training or samples is not None or noise is not None
+    def run_pass(self, images: Tensor, how: Pass) -> Details:
+        draws_a, draws_z = how.draws
+        sampled = self.training or how.sampled
+        given = how.noise or (None, None)
         seen: dict[str, Any] = {}
 
         def attend(features: Tensor) -> Tensor:
@@ -250,15 +274,13 @@ class AttentiveClassifier(Classifier):
             scores = mean.unsqueeze(0)
             if sampled:
                 shape = (draws_a, *mean.shape)
-                scores = reparameterize(mean, std, draw_noise(shape, mean, generator, noise and noise.attention))
+                scores = reparameterize(mean, std, draw_noise(shape, mean, how.generator, given[0]))
             seen.update(features=features, attention_mean=mean, attention_std=std, attention=scores)
             used = scores
             if self.quantizer is not None:
                 used, seen["anchor_values"], indices = self.quantizer(scores)
                 seen.update(quantized=used, indices=indices.squeeze(2))
-            used = used.flatten(0, 1)
-            if replace_map is not None:
-                used = replace_map(used)
+            used = how.map_used(used.flatten(0, 1))
             if scores.shape[0] > 1:
                 features = features.repeat(scores.shape[0], 1, 1, 1)
             return modulate(features, used, self.modulation)
@@ -270,16 +292,16 @@ class AttentiveClassifier(Classifier):
         latent = latent_mean.unsqueeze(1)
         if sampled:
             shape = (draws_a, draws_z, *latent_mean.shape[1:])
-            drawn = draw_noise(shape, latent_mean, generator, noise and noise.latent)
+            drawn = draw_noise(shape, latent_mean, how.generator, given[1])
             latent = reparameterize(latent, latent_std.unsqueeze(1), drawn)
         sample_logits = self.decoder(latent.flatten(0, 2).to(encoded.dtype)).unflatten(0, latent.shape[:3])
         rate = gaussian_kl(latent_mean, latent_std).mean(0)
         seen.update(latent_mean=latent_mean, latent_std=latent_std)
-        if samples is None and noise is None:
+        if not how.sampled:
             once = ("attention", "quantized", "anchor_values", "indices", "latent_mean", "latent_std")
             seen |= {name: seen[name].squeeze(0) for name in once if name in seen}
             latent = latent.flatten(0, 2)
-        return Details(logits=_average(sample_logits, average), sample_logits=sample_logits, latent=latent, rate=rate, **seen)
+        return Details(logits=how.averaged(sample_logits), sample_logits=sample_logits, latent=latent, rate=rate, **seen)
 
 
 def draw_noise(
@@ -294,10 +316,3 @@ def draw_noise(
     # drawn where the generator lives: one on the CPU serves every device, with the same numbers
     where = like.device if generator is None else generator.device
     return torch.randn(shape, device=where, dtype=like.dtype, generator=generator).to(like.device)
-
-
-def _average(sample_logits: Tensor, average: str) -> Tensor:
-    draws = sample_logits.flatten(0, 1)
-    if average == "logits" or len(draws) == 1:
-        return draws.mean(0)
-    return draws.float().log_softmax(-1).logsumexp(0) - math.log(len(draws))

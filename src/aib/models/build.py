@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from aib.classifier import Classifier, Details
+from aib.classifier import Classifier, Details, Pass
 from aib.models.registry import create_model, model_names
 
 __all__ = ["ExternalClassifier", "build_model"]
@@ -28,14 +26,7 @@ class ExternalClassifier(Classifier):
         self.network = network
         self.num_classes = num_classes
 
-    def forward_details(
-        self,
-        images: Tensor,
-        *,
-        samples: tuple[int, int] | None = None,
-        generator: torch.Generator | None = None,
-        replace_map: Callable[[Tensor], Tensor] | None = None,
-    ) -> Details:
+    def run_pass(self, images: Tensor, how: Pass) -> Details:
         """Logits only; there is nothing to draw and no map to replace."""
         return Details(logits=self.network(images))
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor, nn
 
-from aib.classifier import Classifier, Details
+from aib.classifier import Classifier, Details, Pass
 from aib.functional import Modulation, modulate
 
 __all__ = ["GatedClassifier"]
@@ -39,17 +36,10 @@ class GatedClassifier(Classifier):
         self.num_classes = num_classes
         self.modulation: Modulation = modulation
 
-    def forward_details(
-        self,
-        images: Tensor,
-        *,
-        samples: tuple[int, int] | None = None,
-        generator: torch.Generator | None = None,
-        replace_map: Callable[[Tensor], Tensor] | None = None,
-    ) -> Details:
+    def run_pass(self, images: Tensor, how: Pass) -> Details:
         features = self.features(images)
         gate = self.gate(features)
         attention, branch_logits = gate if isinstance(gate, tuple) else (gate, None)
-        used = attention if replace_map is None else replace_map(attention)
+        used = how.map_used(attention)
         encoded = self.encoder(modulate(features, used, self.modulation)).flatten(1)
         return Details(logits=self.head(encoded), features=features, attention=attention, branch_logits=branch_logits)

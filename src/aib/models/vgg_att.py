@@ -9,13 +9,11 @@ and the concatenated sums g_a, not g, are classified.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aib.classifier import Classifier, Details
+from aib.classifier import Classifier, Details, Pass
 from aib.models.registry import register
 from aib.models.vgg import WIDTH, conv_block, xavier_init
 
@@ -50,14 +48,7 @@ class CompatibilityClassifier(Classifier):
         self.scores = nn.ModuleList(nn.Conv2d(WIDTH, 1, 1, bias=False) for _ in range(levels))
         self.head = nn.Linear(levels * WIDTH, num_classes)
 
-    def forward_details(
-        self,
-        images: Tensor,
-        *,
-        samples: tuple[int, int] | None = None,
-        generator: torch.Generator | None = None,
-        replace_map: Callable[[Tensor], Tensor] | None = None,
-    ) -> Details:
+    def run_pass(self, images: Tensor, how: Pass) -> Details:
         block3 = self.block3(images)
         block4 = self.block4(block3)
         block5 = self.block5(block4)
@@ -67,7 +58,7 @@ class CompatibilityClassifier(Classifier):
         for local, score in zip(levels, self.scores):
             attention = score(local + shared).float().flatten(2).softmax(-1).unflatten(2, local.shape[2:])
             maps.append(attention)
-            used = attention if replace_map is None else _normalized(replace_map(attention))
+            used = attention if how.replace_map is None else _normalized(how.replace_map(attention))
             attended.append((used.to(local.dtype) * local).sum((2, 3)))
         chosen = maps[-2]
         return Details(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor, nn
 
 from aib.bottleneck import LatentBottleneck, deep_decoder
-from aib.classifier import Classifier, Details, draw_noise
+from aib.classifier import Classifier, Details, Pass, draw_noise
 from aib.functional import gaussian_kl, reparameterize
 from aib.models.registry import register
 from aib.models.vgg import WIDTH, vgg_encoder, vgg_features, xavier_init
@@ -36,27 +33,20 @@ class LatentClassifier(Classifier):
         self.decoder = decoder
         self.num_classes = num_classes
 
-    def forward_details(
-        self,
-        images: Tensor,
-        *,
-        samples: tuple[int, int] | None = None,
-        generator: torch.Generator | None = None,
-        replace_map: Callable[[Tensor], Tensor] | None = None,
-    ) -> Details:
+    def run_pass(self, images: Tensor, how: Pass) -> Details:
         encoded = self.backbone(images).flatten(1)
         mean, std = self.bottleneck(encoded)
-        draws_a, draws_z = samples or (1, 1)
-        latent = mean.expand(draws_a, draws_z, *mean.shape)
-        if self.training or samples is not None:
-            latent = reparameterize(mean, std, draw_noise(latent.shape, mean, generator))
+        latent = mean.expand(*how.draws, *mean.shape)
+        if self.training or how.sampled:
+            given = how.noise and how.noise.latent
+            latent = reparameterize(mean, std, draw_noise(latent.shape, mean, how.generator, given))
         sample_logits = self.decoder(latent.flatten(0, 2).to(encoded.dtype)).unflatten(0, latent.shape[:3])
         return Details(
-            logits=sample_logits.mean((0, 1)),
+            logits=how.averaged(sample_logits),
             sample_logits=sample_logits,
             latent_mean=mean,
             latent_std=std,
-            latent=latent if samples is not None else latent.flatten(0, 2),
+            latent=latent if how.sampled else latent.flatten(0, 2),
             rate=gaussian_kl(mean, std),
         )
 

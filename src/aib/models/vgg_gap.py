@@ -6,12 +6,10 @@ is a mean of scores at positions: the class activation map.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from aib.classifier import Classifier, Details
+from aib.classifier import Classifier, Details, Pass
 from aib.models.registry import register
 from aib.models.vgg import WIDTH, conv_block, vgg_features, xavier_init
 
@@ -38,14 +36,7 @@ class GapClassifier(Classifier):
         self.head = nn.Linear(width, num_classes)
         self.num_classes = num_classes
 
-    def forward_details(
-        self,
-        images: Tensor,
-        *,
-        samples: tuple[int, int] | None = None,
-        generator: torch.Generator | None = None,
-        replace_map: Callable[[Tensor], Tensor] | None = None,
-    ) -> Details:
+    def run_pass(self, images: Tensor, how: Pass) -> Details:
         features = self.convolutions(images)
         logits = self.head(features.mean((2, 3)))
         weights = self.head.weight[logits.argmax(1)].to(features.dtype)  # (N, width)

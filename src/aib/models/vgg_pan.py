@@ -10,12 +10,12 @@ The paper asks its attention a query; for classification there is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from aib.classifier import Classifier, Details
+from aib.classifier import Classifier, Details, Pass
 from aib.functional import resize_maps
 from aib.models.registry import register
 from aib.models.vgg import WIDTH, conv_block, vgg_features, xavier_init
@@ -51,14 +51,7 @@ class ProgressiveClassifier(Classifier):
         self.head = nn.Linear(widths[-1], num_classes)
         self.num_classes = num_classes
 
-    def forward_details(
-        self,
-        images: Tensor,
-        *,
-        samples: tuple[int, int] | None = None,
-        generator: torch.Generator | None = None,
-        replace_map: Callable[[Tensor], Tensor] | None = None,
-    ) -> Details:
+    def run_pass(self, images: Tensor, how: Pass) -> Details:
         features, first, maps = images, None, []
         for level, (stage, score) in enumerate(zip(self.stages, self.scores)):
             features = stage(features)
@@ -67,7 +60,7 @@ class ProgressiveClassifier(Classifier):
             last = level == len(self.stages) - 1
             attention = raw.flatten(2).softmax(-1).view_as(raw) if last else raw.sigmoid()
             maps.append(attention)
-            used = attention if replace_map is None else replace_map(attention)
+            used = how.map_used(attention)
             if last:
                 used = used / used.sum((2, 3), keepdim=True).clamp_min(torch.finfo(used.dtype).tiny)
             features = features * used.to(features.dtype)
