@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -44,6 +45,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         write_atomically(target, fail)
     assert target.read_text() == "old"
     assert names(tmp_path) == ["file"]
+
+
+def test_an_error_of_the_disk_names_the_file_that_was_to_be(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_atomically(tmp_path / "file", fail)
+    assert caught.value.filename == str(tmp_path / "file")
+    with pytest.raises(OSError, match="No such file") as caught:
+        write_atomically(tmp_path / "absent" / "file", lambda path: path.write_text("x") and None)
+    assert caught.value.filename == str(tmp_path / "absent" / "file")
 
 
 def test_the_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def attach(
     if any(isinstance(module, _Bypass) for module in network.modules()):
         raise ValueError("the network has attention attached already; call remove() on that classifier first")
     size = network_input_size(network, input_size, in_channels)
-    site = find_site(list_sites(network, size, in_channels), at)
+    site = _site_for(network, at, size, in_channels)
     heads = () if isinstance(model, str) else _find_heads(network, head, size, in_channels)
     backbone = HookedBackbone(network, site, heads)
     try:
@@ -298,6 +298,25 @@ def _encoding(output: Any) -> Tensor:
         what = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise ValueError(f"the network returns {what}; attention needs one tensor (N, D), (N, T, D) or (N, D, h, w)")
     return output.mean(1) if output.ndim == 3 else output.mean((2, 3)) if output.ndim == 4 else output
+
+
+def _site_for(network: nn.Module, at: str, size: tuple[int, int], in_channels: int) -> Site:
+    """The site called ``at``.
+
+    Raises:
+        ValueError: there is none, or its map has one position only.
+    """
+    sites = list_sites(network, size, in_channels)
+    try:
+        return find_site(sites, at)
+    except ValueError:
+        calls = trace_calls(network, size, in_channels)
+        if not any(call.name == at and call.shape is not None and call.shape[2:] == (1, 1) for call in calls):
+            raise
+    raise ValueError(
+        f"the map at {at!r} is 1x1 for images of {size[0]}x{size[1]}: there is nowhere to look; use larger images"
+        + (f", or an earlier site such as {sites[-1].name}" if sites else "")
+    )
 
 
 def _find_heads(network: nn.Module, head: str | None, size: tuple[int, int], in_channels: int) -> Sequence[nn.Module]:

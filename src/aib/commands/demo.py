@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
+from aib.commands.options import parse_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ class DemoOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments`` and run the demo."""
-    options = tyro.cli(DemoOptions, prog="aib demo", args=list(arguments))
+    options = parse_options(DemoOptions, "demo", arguments)
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         raise ValueError(f"seeds are {options.seeds}; give one or more different numbers")
     out = options.out or _free_folder(Path("runs/demo"))

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import tyro
+from aib.commands.options import parse_options
 
 Status = Literal["ok", "note", "missing"]
 FREE_GIB = 2.0
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
 def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments``, check and print."""
-    options = tyro.cli(DoctorOptions, prog="aib doctor", args=list(arguments))
+    options = parse_options(DoctorOptions, "doctor", arguments)
 
     from rich.console import Console
     from rich.table import Table

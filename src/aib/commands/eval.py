@@ -9,6 +9,8 @@ from typing import Literal
 
 import tyro
 
+from aib.commands.options import parse_options
+
 
 @dataclass(frozen=True)
 class EvalOptions:
@@ -32,7 +34,7 @@ class EvalOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments``, evaluate and print."""
-    options = tyro.cli(EvalOptions, prog="aib eval", args=list(arguments))
+    options = parse_options(EvalOptions, "eval", arguments)
 
     from rich.console import Console
 

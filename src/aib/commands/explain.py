@@ -10,6 +10,8 @@ from typing import Literal
 
 import tyro
 
+from aib.commands.options import parse_options
+
 
 @dataclass(frozen=True)
 class ExplainOptions:
@@ -31,7 +33,7 @@ class ExplainOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments``, explain every image and say where the files are."""
-    options = tyro.cli(ExplainOptions, prog="aib explain", args=list(arguments))
+    options = parse_options(ExplainOptions, "explain", arguments)
     files = list_images(options.images)
 
     import numpy as np

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import tyro
 
+from aib.commands.options import parse_options
+
 
 @dataclass(frozen=True)
 class RecipesOptions:
@@ -18,7 +20,7 @@ class RecipesOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments`` and print."""
-    options = tyro.cli(RecipesOptions, prog="aib recipes", args=list(arguments))
+    options = parse_options(RecipesOptions, "recipes", arguments)
 
     from aib.recipes import list_recipes, recipe_path
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import tyro
 
+from aib.commands.options import parse_options
+
 
 @dataclass(frozen=True)
 class ReportOptions:
@@ -23,7 +25,7 @@ class ReportOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments`` and write the page."""
-    options = tyro.cli(ReportOptions, prog="aib report", args=list(arguments))
+    options = parse_options(ReportOptions, "report", arguments)
     if not options.runs:
         raise ValueError("no run given; name one or more run folders")
 

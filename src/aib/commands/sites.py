@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import tyro
 
+from aib.commands.options import parse_options
+
 
 @dataclass(frozen=True)
 class SitesOptions:
@@ -22,7 +24,7 @@ class SitesOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments`` and print a table."""
-    options = tyro.cli(SitesOptions, prog="aib sites", args=list(arguments))
+    options = parse_options(SitesOptions, "sites", arguments)
 
     from rich.console import Console
     from rich.table import Table

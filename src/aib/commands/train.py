@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tyro
 
+from aib.commands.options import parse_options
 from aib.train.config import MACHINE, TrainConfig, with_machine
 
 
@@ -34,7 +35,7 @@ def run(arguments: Sequence[str]) -> None:
         from aib.recipes import load_recipe
 
         default = TrainOptions(recipe=name, config=load_recipe(name))
-    options = tyro.cli(TrainOptions, prog="aib train", args=given, default=default)
+    options = parse_options(TrainOptions, "train", given, default=default)
     if options.resume is not None and with_machine(TrainConfig(), options.config) != options.config:
         allowed = ", ".join(f"--{name.replace('_', '-')}" for name in MACHINE)
         raise ValueError(f"--resume takes the run's own configuration; with it go only {allowed}")

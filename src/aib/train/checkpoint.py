@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import zipfile
@@ -24,7 +25,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Whatever happens, ``path`` holds either its old content or the whole new one.
 
     Raises:
-        OSError: the disk is full or the folder refuses the file; nothing is left behind.
+        OSError: the disk is full or the folder refuses the file, which is named; nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,8 +33,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # it may be the disk that fails
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     if os.name == "posix":  # the rename itself reaches the disk with the folder
         folder = os.open(path.parent, os.O_RDONLY)

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from aib.backbones import one_line
 from aib.classifier import AttentiveClassifier, Classifier
 from aib.data.augment import normalize
 from aib.data.bundle import DataBundle
 
-__all__ = ["check_anchors", "check_crop", "collapse_warnings", "finite_weights", "load_weights"]
+__all__ = ["check_apart", "check_crop", "check_first_pass", "collapse_warnings", "finite_weights", "load_weights"]
 
 
-def check_anchors(model: Classifier, bundle: DataBundle) -> None:
-    """More anchors than distinct scores cannot all be used: refuse before training rather than warn for hours.
+def check_first_pass(model: Classifier, bundle: DataBundle) -> None:
+    """Run the network on a few training images, in eval mode, before anything is written.
+
+    More anchors than distinct scores cannot all be used: that is refused here rather than warned of for hours.
 
     Raises:
-        ValueError: the model has more anchors than a batch of training images gives scores.
+        ValueError: the images are too small for the network, or it has more anchors than they give scores.
     """
-    if not isinstance(model, AttentiveClassifier) or model.quantizer is None:
-        return
     first = next(iter(bundle.train.batches([torch.arange(min(16, len(bundle.train)))])))
-    with torch.no_grad():
-        images = normalize(first.images.cpu(), bundle.mean, bundle.std)
-        model.eval()
-        scores = model.forward_details(images).attention_mean
-        model.train()
-    if scores is not None and (distinct := scores.unique().numel()) < model.quantizer.num_anchors:
+    images = normalize(first.images.cpu(), bundle.mean, bundle.std)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            details = model.forward_details(images)
+    except RuntimeError as error:
+        size = "x".join(map(str, images.shape[1:]))
+        raise ValueError(
+            f"the network cannot take images of {size} ({one_line(error)}); try a larger --image-size or another network"
+        ) from error
+    finally:
+        model.train(training)
+    scores = details.attention_mean
+    if scores is None or not isinstance(model, AttentiveClassifier) or model.quantizer is None:
+        return
+    if (distinct := scores.unique().numel()) < model.quantizer.num_anchors:
         raise ValueError(
             f"anchors is {model.quantizer.num_anchors}, but {len(images)} images give only {distinct} distinct attention scores "
             f"(maps of {scores.shape[2]}x{scores.shape[3]}); choose at most {distinct}, or a site of higher resolution"
@@ -45,6 +58,17 @@ def check_crop(padding: int, bundle: DataBundle) -> None:
     height, width = bundle.image_size
     if padding >= (side := min(height, width)):
         raise ValueError(f"crop_padding is {padding}; it must be between 0 and {side - 1} for {height}x{width} images")
+
+
+def check_apart(folder: Path, data: str) -> None:
+    """Refuse a run folder among the images: the next training would take it for a class.
+
+    Raises:
+        ValueError: ``folder`` lies inside the folder ``data``.
+    """
+    images = Path(data).expanduser()
+    if images.is_dir() and images.resolve() in [folder.resolve(), *folder.resolve().parents]:
+        raise ValueError(f"the run's folder {folder} lies inside the data folder {data}; choose one outside it with --out")
 
 
 def finite_weights(model: nn.Module) -> bool:

@@ -22,7 +22,7 @@ from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
 from aib.models.build import build_model
 from aib.train.checkpoint import link, load_checkpoint, save_checkpoint
-from aib.train.checks import check_anchors, check_crop, collapse_warnings, finite_weights, load_weights
+from aib.train.checks import check_apart, check_crop, check_first_pass, collapse_warnings, finite_weights, load_weights
 from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
 from aib.train.fabric import ForwardDetails, compiled_forward, make_fabric
@@ -103,6 +103,8 @@ def train(
     else:
         folder = RunFolder(Path(config.run.out or f"runs/{default_name(config)}"))
         folder.check_free()
+        if bundle is None:
+            check_apart(folder.path, config.data.data)
     fabric = make_fabric(config)
     device = fabric.device
     if bundle is None:
@@ -131,7 +133,7 @@ def train(
         model.calibrate(normalize(first.images.cpu(), bundle.mean, bundle.std))
     if resume is None:
         check_crop(config.data.crop_padding, bundle)
-        check_anchors(model, bundle)
+        check_first_pass(model, bundle)
         if fabric.global_rank == 0:
             folder.create(config)
     if fabric.global_rank == 0 and not folder.has("environment.json"):

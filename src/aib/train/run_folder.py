@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -99,8 +100,14 @@ class RunFolder:
         import tomli_w
 
         self.check_free()
-        self.best.parent.mkdir(parents=True, exist_ok=True)
-        self.write_text("config.toml", tomli_w.dumps(config_to_dict(config)))
+        try:
+            self.best.parent.mkdir(parents=True, exist_ok=True)
+            self.write_text("config.toml", tomli_w.dumps(config_to_dict(config)))
+        except OSError:
+            with contextlib.suppress(OSError):  # empty as it is, it would be in the way of the next try
+                self.best.parent.rmdir()
+                self.path.rmdir()
+            raise
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
