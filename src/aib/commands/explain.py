@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> None:
             pixels = read_image(file, trained.image_size, channels=trained.card["channels"])
         except ImageError as error:
             if not options.skip_bad:
-                raise
+                raise ValueError(f"{error}; leave such files out with --skip-bad") from error
             skipped.append(str(error))
             continue
         with torch.no_grad():

@@ -50,7 +50,8 @@ def build_model(
         image_size: (height, width), for timm models whose weights depend on it.
         in_channels: channels of the images.
         pretrained: ``"yes"``, or the path of a local weight file; timm models only.
-        options: further options of the model (``anchors``, ``latent_dim``, ``modulation``, ``min_std``); None values are ignored.
+        options: further options of the model (``anchors``, ``latent_dim``, ``modulation``, ``min_std``, ``width``); None values
+            are ignored.
 
     Raises:
         ValueError: the name is unknown, or an option does not apply to it.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aib.classifier import Classifier, Details, Pass
 from aib.models.registry import register
-from aib.models.vgg import WIDTH, conv_block, xavier_init
+from aib.models.vgg import conv_block, vgg_channels, xavier_init
 
 __all__ = ["CompatibilityClassifier", "vgg_att2", "vgg_att3"]
 
@@ -29,24 +29,28 @@ class CompatibilityClassifier(Classifier):
     Args:
         levels: 2 (blocks 4 and 5) or 3 (blocks 3, 4 and 5).
         num_classes, in_channels: of the task.
+        width: factor on the channels.
     """
 
     has_map = True
     gated = True
 
-    def __init__(self, levels: int, num_classes: int, in_channels: int = 3) -> None:
+    def __init__(self, levels: int, num_classes: int, in_channels: int = 3, width: float = 1.0) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.block3 = nn.Sequential(*conv_block(in_channels, 64, 2), *conv_block(64, 128, 2), *conv_block(128, 256, 3))
-        self.block4 = nn.Sequential(nn.MaxPool2d(2), *conv_block(256, WIDTH, 3))
-        self.block5 = nn.Sequential(nn.MaxPool2d(2), *conv_block(WIDTH, WIDTH, 3))
+        first, second, third, last = vgg_channels(width)
+        self.block3 = nn.Sequential(
+            *conv_block(in_channels, first, 2), *conv_block(first, second, 2), *conv_block(second, third, 3)
+        )
+        self.block4 = nn.Sequential(nn.MaxPool2d(2), *conv_block(third, last, 3))
+        self.block5 = nn.Sequential(nn.MaxPool2d(2), *conv_block(last, last, 3))
         self.block6 = nn.Sequential(
-            nn.MaxPool2d(2), *conv_block(WIDTH, WIDTH), nn.MaxPool2d(2), *conv_block(WIDTH, WIDTH), nn.MaxPool2d(2),
-            nn.Conv2d(WIDTH, WIDTH, 1),
+            nn.MaxPool2d(2), *conv_block(last, last), nn.MaxPool2d(2), *conv_block(last, last), nn.MaxPool2d(2),
+            nn.Conv2d(last, last, 1),
         )  # fmt: skip
-        self.lift = nn.Conv2d(256, WIDTH, 1, bias=False) if levels == 3 else None
-        self.scores = nn.ModuleList(nn.Conv2d(WIDTH, 1, 1, bias=False) for _ in range(levels))
-        self.head = nn.Linear(levels * WIDTH, num_classes)
+        self.lift = nn.Conv2d(third, last, 1, bias=False) if levels == 3 else None
+        self.scores = nn.ModuleList(nn.Conv2d(last, 1, 1, bias=False) for _ in range(levels))
+        self.head = nn.Linear(levels * last, num_classes)
 
     def run_pass(self, images: Tensor, how: Pass) -> Details:
         block3 = self.block3(images)
@@ -75,16 +79,16 @@ def _normalized(maps: Tensor) -> Tensor:
 
 
 @register
-def vgg_att2(num_classes: int, in_channels: int = 3) -> CompatibilityClassifier:
+def vgg_att2(num_classes: int, in_channels: int = 3, width: float = 1.0) -> CompatibilityClassifier:
     """VGG-att2: attention over blocks 4 and 5."""
-    model = CompatibilityClassifier(2, num_classes, in_channels)
+    model = CompatibilityClassifier(2, num_classes, in_channels, width)
     xavier_init(model)
     return model
 
 
 @register
-def vgg_att3(num_classes: int, in_channels: int = 3) -> CompatibilityClassifier:
+def vgg_att3(num_classes: int, in_channels: int = 3, width: float = 1.0) -> CompatibilityClassifier:
     """VGG-att3: attention over blocks 3, 4 and 5. 19.86 M parameters, 3.92 GMAC an image (10 classes)."""
-    model = CompatibilityClassifier(3, num_classes, in_channels)
+    model = CompatibilityClassifier(3, num_classes, in_channels, width)
     xavier_init(model)
     return model

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aib.models.gated import GatedClassifier
 from aib.models.registry import register
-from aib.models.vgg import WIDTH, vgg_encoder, vgg_features, xavier_init
+from aib.models.vgg import scaled, vgg_encoder, vgg_features, xavier_init
 
 __all__ = ["SpatialGate", "vgg_cbam"]
 
@@ -26,10 +26,11 @@ class SpatialGate(nn.Module):
 
 
 @register
-def vgg_cbam(num_classes: int, in_channels: int = 3) -> GatedClassifier:
+def vgg_cbam(num_classes: int, in_channels: int = 3, width: float = 1.0) -> GatedClassifier:
     """VGG gated after block 3 and its pooling, where `vgg_aib` attends: F * map, as in CBAM."""
+    head = nn.Linear(scaled(512, width), num_classes)
     model = GatedClassifier(
-        vgg_features(in_channels), SpatialGate(), vgg_encoder(), nn.Linear(WIDTH, num_classes), num_classes, modulation="plain"
+        vgg_features(in_channels, width), SpatialGate(), vgg_encoder(width), head, num_classes, modulation="plain"
     )
     xavier_init(model)
     return model

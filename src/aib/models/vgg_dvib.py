@@ -8,7 +8,7 @@ from aib.bottleneck import LatentBottleneck, deep_decoder
 from aib.classifier import Classifier, Details, Pass, draw_noise
 from aib.functional import gaussian_kl, reparameterize
 from aib.models.registry import register
-from aib.models.vgg import WIDTH, vgg_encoder, vgg_features, xavier_init
+from aib.models.vgg import LATENT, scaled, vgg_encoder, vgg_features, xavier_init
 
 __all__ = ["LatentClassifier", "vgg_dvib"]
 
@@ -52,11 +52,11 @@ class LatentClassifier(Classifier):
 
 
 @register
-def vgg_dvib(num_classes: int, in_channels: int = 3, latent_dim: int = 256) -> LatentClassifier:
+def vgg_dvib(num_classes: int, in_channels: int = 3, latent_dim: int = LATENT, width: float = 1.0) -> LatentClassifier:
     """`vgg_aib` without its attention: the same encoder, latent and decoder."""
     model = LatentClassifier(
-        nn.Sequential(vgg_features(in_channels), vgg_encoder(), nn.ReLU(inplace=True)),
-        LatentBottleneck(WIDTH, latent_dim),
+        nn.Sequential(vgg_features(in_channels, width), vgg_encoder(width), nn.ReLU(inplace=True)),
+        LatentBottleneck(scaled(512, width), latent_dim),
         deep_decoder(latent_dim, num_classes),
         num_classes,
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aib.classifier import Classifier, Details, Pass
 from aib.models.registry import register
-from aib.models.vgg import WIDTH, conv_block, vgg_features, xavier_init
+from aib.models.vgg import conv_block, vgg_channels, vgg_features, xavier_init
 
 __all__ = ["GapClassifier", "vgg_gap"]
 
@@ -46,15 +46,16 @@ class GapClassifier(Classifier):
 
 
 @register
-def vgg_gap(num_classes: int, in_channels: int = 3) -> GapClassifier:
+def vgg_gap(num_classes: int, in_channels: int = 3, width: float = 1.0) -> GapClassifier:
     """VGG to block 5, one more 3x3 convolution at 8x8, and class activation maps."""
+    *_, third, last = vgg_channels(width)
     convolutions = nn.Sequential(
-        vgg_features(in_channels),
-        *conv_block(256, WIDTH, 3),
+        vgg_features(in_channels, width),
+        *conv_block(third, last, 3),
         nn.MaxPool2d(2),
-        *conv_block(WIDTH, WIDTH, 3),
-        *conv_block(WIDTH, WIDTH),
+        *conv_block(last, last, 3),
+        *conv_block(last, last),
     )
-    model = GapClassifier(convolutions, WIDTH, num_classes)
+    model = GapClassifier(convolutions, last, num_classes)
     xavier_init(model)
     return model

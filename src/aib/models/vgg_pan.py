@@ -18,12 +18,9 @@ from torch import Tensor, nn
 from aib.classifier import Classifier, Details, Pass
 from aib.functional import resize_maps
 from aib.models.registry import register
-from aib.models.vgg import WIDTH, conv_block, vgg_features, xavier_init
+from aib.models.vgg import conv_block, vgg_channels, vgg_features, xavier_init
 
 __all__ = ["ProgressiveClassifier", "vgg_pan"]
-
-HIDDEN = 128
-"""Channels of the hidden layer of every attention."""
 
 
 class ProgressiveClassifier(Classifier):
@@ -35,17 +32,18 @@ class ProgressiveClassifier(Classifier):
     Args:
         stages: modules from images on; stage i gives (N, widths[i], h_i, w_i).
         widths: channels behind each stage.
+        hidden: channels of the hidden layer of every attention.
         num_classes: number of classes.
     """
 
     has_map = True
     gated = True
 
-    def __init__(self, stages: Sequence[nn.Module], widths: Sequence[int], num_classes: int) -> None:
+    def __init__(self, stages: Sequence[nn.Module], widths: Sequence[int], hidden: int, num_classes: int) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.scores = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, HIDDEN, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(HIDDEN, 1, 1))
+            nn.Sequential(nn.Conv2d(width, hidden, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(hidden, 1, 1))
             for width in widths
         )
         self.head = nn.Linear(widths[-1], num_classes)
@@ -75,13 +73,14 @@ class ProgressiveClassifier(Classifier):
 
 
 @register
-def vgg_pan(num_classes: int, in_channels: int = 3) -> ProgressiveClassifier:
+def vgg_pan(num_classes: int, in_channels: int = 3, width: float = 1.0) -> ProgressiveClassifier:
     """VGG with gates behind blocks 3 and 4, at 16x16 and 8x8, and attentive pooling behind block 5."""
+    *_, third, last = vgg_channels(width)
     stages = [
-        vgg_features(in_channels),
-        nn.Sequential(*conv_block(256, WIDTH, 3), nn.MaxPool2d(2)),
-        nn.Sequential(*conv_block(WIDTH, WIDTH, 3)),
+        vgg_features(in_channels, width),
+        nn.Sequential(*conv_block(third, last, 3), nn.MaxPool2d(2)),
+        nn.Sequential(*conv_block(last, last, 3)),
     ]
-    model = ProgressiveClassifier(stages, [256, WIDTH, WIDTH], num_classes)
+    model = ProgressiveClassifier(stages, [third, last, last], last // 4, num_classes)
     xavier_init(model)
     return model

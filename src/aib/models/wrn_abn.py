@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from aib.models.gated import GatedClassifier
 from aib.models.registry import register
-from aib.models.wrn import WIDTHS, attention_branch, wrn_encoder, wrn_features, wrn_init
+from aib.models.wrn import attention_branch, wrn_channels, wrn_encoder, wrn_features, wrn_init
 
 __all__ = ["AttentionBranch", "wrn_abn"]
 
@@ -18,9 +18,9 @@ class AttentionBranch(nn.Module):
     and the mean over positions, the scores are read. Its cross-entropy is a part of the loss (``branch_loss``).
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, width: float = 1.0) -> None:
         super().__init__()
-        layers = list(attention_branch(num_classes))
+        layers = list(attention_branch(num_classes, width))
         self.classes = nn.Sequential(*layers[:5])
         self.map = nn.Sequential(*layers[5:], nn.Sigmoid())
         self.scores = nn.Conv2d(num_classes, num_classes, 1, bias=False)
@@ -31,11 +31,10 @@ class AttentionBranch(nn.Module):
 
 
 @register
-def wrn_abn(num_classes: int, in_channels: int = 3) -> GatedClassifier:
+def wrn_abn(num_classes: int, in_channels: int = 3, width: float = 1.0) -> GatedClassifier:
     """WRN-28-10 with an attention branch: 64.35 M parameters, 12.38 GMAC an image (10 classes)."""
-    model = GatedClassifier(
-        wrn_features(in_channels), AttentionBranch(num_classes), wrn_encoder(), nn.Linear(WIDTHS[3], num_classes), num_classes,
-        modulation="residual",
-    )  # fmt: skip
+    head = nn.Linear(wrn_channels(width)[3], num_classes)
+    branch = AttentionBranch(num_classes, width)
+    model = GatedClassifier(wrn_features(in_channels, width), branch, wrn_encoder(width), head, num_classes, modulation="residual")
     wrn_init(model)
     return model

@@ -71,6 +71,8 @@ class ModelConfig:
     """F * (1 + A) or F * A; by default the model's own."""
     min_std: float | None = None
     """Least noise on the attention scores in training; by default the model's own, 0 as published."""
+    width: float | None = None
+    """Factor on the channels of a model of the paper; 1 as published, 0.125 suits CPUs."""
     pretrained: str | None = None
     """Start of a timm model: 'yes' fetches the published weights, a path loads a local file."""
 

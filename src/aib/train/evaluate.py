@@ -72,7 +72,8 @@ def evaluate(
         split: ``"val"`` or ``"test"``.
         data: another data set with the same classes; its files get its name as a prefix.
         device: where to compute.
-        samples: draws of attention and latent, (4, 4) as published; None is the deterministic mean path.
+        samples: draws of attention and latent, (4, 4) as published (files are then called SPLIT-4x4); None is the deterministic
+            mean path.
         seed: of the draws, the shuffling and the bootstrap.
         bundle: the data, where the caller has it open already.
         other_maps: further maps of the split's images (N, 1, h, w) by name, localised beside the attention map and shown in the
@@ -111,6 +112,8 @@ def evaluate(
         images = torch.cat([b.images.cpu() for b in chosen.batches(batch_indices(torch.arange(len(chosen)), 500))])
         result["localization"] = localize(maps, chosen.masks, images, seed=seed)
     name = split if data is None else f"{Path(data).stem}-{split}"
+    if samples is not None:  # beside the mean path's, which the report shows
+        name += f"-{samples[0]}x{samples[1]}"
     run.folder.write_json(f"eval/{name}.json", result)
     _save_arrays(run.folder, name, found)
     _save_gallery(run.folder, name, found, chosen, run.class_names, maps)

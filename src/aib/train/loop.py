@@ -124,6 +124,7 @@ def train(
         "latent_dim": config.model.latent_dim,
         "modulation": config.model.modulation,
         "min_std": config.model.min_std,
+        "width": config.model.width,
         # a checkpoint replaces every weight: resuming needs neither the network nor the weight file
         "pretrained": config.model.pretrained if state is None else None,
     }

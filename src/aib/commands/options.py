@@ -1,0 +1,62 @@
+"""The options of a verb, from a dataclass: help as tyro prints it, mistakes as one line like every other error."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+__all__ = ["parse_options"]
+
+T = TypeVar("T")
+
+_RULE = re.compile(r"[─-]{5,}")
+
+
+def parse_options(options: type[T], verb: str, arguments: Sequence[str], default: T | None = None) -> T:
+    """``arguments`` as an instance of ``options``.
+
+    Args:
+        options: a dataclass whose fields have docstrings.
+        verb: what follows ``aib`` on the command line.
+        arguments: what follows the verb.
+        default: values of the options that are not given, instead of the fields' defaults.
+
+    Raises:
+        ValueError: an option is unknown, lacks its value or has one that it can't have.
+        SystemExit: help was asked for and printed.
+    """
+    prog = f"aib {verb}"
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(options, prog=prog, args=list(arguments), **given)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    raise ValueError(f"{_in_one_line(box.getvalue())}; see {prog} --help")
+
+
+def _in_one_line(box: str) -> str:
+    """What tyro says went wrong, without its frame, with the nearest option that exists."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    if len(lines) > 1 and _RULE.fullmatch(lines[1]):  # without a frame (the terminal lacks the characters) the title is underlined
+        lines = lines[2:]
+    body = [line for line in lines if line and (_RULE.fullmatch(line) or not line.startswith("─"))]
+    ends = next((i for i, line in enumerate(body) if _RULE.fullmatch(line)), len(body))
+    said = " ".join(body[:ends]).rstrip(".")
+    said = re.sub(r" *\(required\)|^Error parsing config: ", "", said)
+    wanted, allowed = "", []
+    if unknown := re.search(r"Unrecognized options: (--?[\w-]+)", said):
+        wanted, allowed = unknown[1], re.findall(r"^--[\w-]+", "\n".join(body[ends:]), re.MULTILINE)
+    elif choice := re.search(r"invalid choice '([^']*)'.*one of \((.*)\)", said):
+        wanted, allowed = choice[1], re.findall(r"'([^']*)'", choice[2])
+    near = difflib.get_close_matches(wanted, allowed, n=1)
+    said += f" (did you mean {near[0]}?)" if near else ""
+    return said[:1].lower() + said[1:]
