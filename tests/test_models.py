@@ -169,3 +169,19 @@ def test_an_option_the_model_has_not_is_an_error_that_names_its_options() -> Non
 def test_fewer_than_two_classes_are_refused(num_classes: int) -> None:
     with pytest.raises(ValueError, match=f"num_classes is {num_classes}; a classifier needs at least 2"):
         create_model("vgg", num_classes)
+
+
+SMALL = ("vgg_xs", "vgg_s", "vgg_m", "fast")
+FAMILIES = [name for name in model_names() if not name.startswith(SMALL)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_narrow_network_is_the_published_one_with_fewer_channels(name: str) -> None:
+    narrow, full = on_meta(name, 10, width=0.25), on_meta(name, 10)
+    assert narrow.state_dict().keys() == full.state_dict().keys()
+    convolutions = [(a, b) for a, b in zip(narrow.modules(), full.modules()) if isinstance(a, nn.Conv2d)]
+    assert max(a.out_channels / b.out_channels for a, b in convolutions if b.out_channels > 16) == 0.25
+    assert all(a.kernel_size == b.kernel_size and a.stride == b.stride for a, b in convolutions)
+    assert create_model(name, 3, width=0.125)(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    with pytest.raises(ValueError, match=r"width is 0.01; it must lie between"):
+        create_model(name, 10, width=0.01)

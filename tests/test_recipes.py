@@ -37,7 +37,8 @@ def test_a_recipe_parses_strictly_builds_its_model_and_says_what_it_is(path: Pat
     # published weights need the network: the architecture is what is checked
     build_model(
         m.model, CLASSES.get(config.data.data, 2), attend=m.attend, anchors=m.anchors, latent_dim=m.latent_dim,
-        modulation=m.modulation, image_size=None if config.data.image_size is None else (config.data.image_size,) * 2,
+        modulation=m.modulation, width=m.width,
+        image_size=None if config.data.image_size is None else (config.data.image_size,) * 2,
     )  # fmt: skip
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     # what would make a recipe depend on the machine or on the run

@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "error, calibration, rate and anchors of a trained run",
     "explain": "show where a trained run looks in an image or a folder of images",
     "report": "one self-contained HTML page about one or more runs",
+    "sweep": "train several values of some options over seeds, and compare",
     "sites": "list where attention can be attached in a timm model",
     "recipes": "list the recipes and models",
     "doctor": "check this machine: versions, devices, disk, what is missing",

@@ -27,15 +27,24 @@ class TrainOptions:
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Parse ``arguments`` and train."""
+def read_options(arguments: Sequence[str]) -> TrainOptions:
+    """The options of a command line, with its recipe's values where it names one.
+
+    Raises:
+        ValueError: see `parse_options` and `aib.recipes.load_recipe`.
+    """
     given = list(arguments)
     default = TrainOptions()
     if (name := _value(given, "--recipe")) is not None:
         from aib.recipes import load_recipe
 
         default = TrainOptions(recipe=name, config=load_recipe(name))
-    options = parse_options(TrainOptions, "train", given, default=default)
+    return parse_options(TrainOptions, "train", given, default=default)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse ``arguments`` and train."""
+    options = read_options(arguments)
     if options.resume is not None and with_machine(TrainConfig(), options.config) != options.config:
         allowed = ", ".join(f"--{name.replace('_', '-')}" for name in MACHINE)
         raise ValueError(f"--resume takes the run's own configuration; with it go only {allowed}")

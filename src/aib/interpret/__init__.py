@@ -3,7 +3,7 @@
 from aib.interpret.ablation import hardly_used, map_ablation
 from aib.interpret.controls import blurred_random, centred_gaussian, chance, edge_map, other_image, uniform
 from aib.interpret.explainers import AttentionMap, Explainer, GradCAM, conv_layers
-from aib.interpret.intervals import bootstrap_mean, paired_difference, wilson_interval
+from aib.interpret.intervals import bootstrap_mean, mean_interval, paired_difference, wilson_interval
 from aib.interpret.localization import energy, iou, localization_scores, localize, pointing_game
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "localization_scores",
     "localize",
     "map_ablation",
+    "mean_interval",
     "other_image",
     "paired_difference",
     "pointing_game",

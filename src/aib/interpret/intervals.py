@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["bootstrap_mean", "paired_difference", "wilson_interval"]
+__all__ = ["bootstrap_mean", "mean_interval", "paired_difference", "wilson_interval"]
 
 _BLOCK = 1 << 22
 """Values that the bootstrap resamples at once, to bound its memory at some 50 MB."""
@@ -86,12 +86,25 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     difference = first - second
     if np.isnan(difference).any():
         raise ValueError("a pair holds NaN; leave out the pairs that do not exist")
-    mean = float(difference.mean())
-    if len(difference) == 1:
+    return mean_interval(difference, confidence)
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean of ``values``, one a seed, and its Student t interval, (mean, low, high); the ends are NaN for a single value.
+
+    Raises:
+        ValueError: ``values`` is empty, not (N,) or not finite, or ``confidence`` is outside (0, 1).
+    """
+    _check_confidence(confidence)
+    numbers = _numbers("values", values)
+    if len(numbers) == 0 or np.isnan(numbers).any():
+        raise ValueError("values is empty or holds NaN; a mean needs numbers")
+    mean, count = float(numbers.mean()), len(numbers)
+    if count == 1:
         return mean, math.nan, math.nan
     from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-    reach = float(stdtrit(len(difference) - 1, 0.5 + confidence / 2) * difference.std(ddof=1) / math.sqrt(len(difference)))
+    reach = float(stdtrit(count - 1, 0.5 + confidence / 2) * numbers.std(ddof=1) / math.sqrt(count))
     return mean, mean - reach, mean + reach
 
 

@@ -201,6 +201,13 @@ def with_machine(config: TrainConfig, given: TrainConfig) -> TrainConfig:
     return replace(config, run=replace(config.run, **changed))
 
 
+def same_run(one: TrainConfig, other: TrainConfig) -> bool:
+    """Whether two configurations compute the same: equal but for the folder and the `MACHINE` options."""
+    usual = RunConfig()
+    free = {name: getattr(usual, name) for name in (*MACHINE, "out")}
+    return replace(one, run=replace(one.run, **free)) == replace(other, run=replace(other.run, **free))
+
+
 def read_config(path: Path, base: TrainConfig | None = None) -> TrainConfig:
     """The configuration of a recipe file, or of a run's ``config.toml``; absent keys keep ``base``'s values.
 

@@ -11,6 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from aib.train.checkpoint import write_atomically
 from aib.train.config import TrainConfig
 from aib.train.run_folder import RunFolder
@@ -18,10 +20,11 @@ from aib.train.run_folder import RunFolder
 __all__ = ["COLUMNS", "command_line", "record_run"]
 
 COLUMNS = (
-    "data", "model", "recipe", "seed", "beta", "epochs", "split", "error", "error_low", "error_high", "last_error", "rate_bits",
-    "parameters", "macs", "training_pflop", "seconds", "hardware", "threads", "torch", "aib", "commit", "date", "command",
+    "data", "model", "recipe", "seed", "beta", "epochs", "split", "samples", "error", "error_low", "error_high", "last_error",
+    "rate_bits", "parameters", "macs", "training_pflop", "seconds", "hardware", "threads", "torch", "aib", "commit", "date",
+    "command",
 )  # fmt: skip
-KEY = ("data", "model", "recipe", "seed", "beta", "epochs", "split")
+KEY = ("data", "split", "samples", "command")
 """A row with the same values here is replaced."""
 
 
@@ -45,8 +48,8 @@ def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainCo
     row: dict[str, Any] = {
         "data": card["data"], "model": card["name"] + (f"@{card['site']}" if card["site"] else ""),
         "recipe": config.run.recipe or "", "seed": config.run.seed, "beta": config.optim.beta, "epochs": len(epochs),
-        "split": result["split"], "error": round(result["error"], 6), "error_low": round(result["error_interval"][0], 6),
-        "error_high": round(result["error_interval"][1], 6),
+        "split": result["split"], "samples": "x".join(map(str, result["samples"] or ())), "error": round(result["error"], 6),
+        "error_low": round(result["error_interval"][0], 6), "error_high": round(result["error_interval"][1], 6),
         "last_error": "" if result["last_error"] is None else round(result["last_error"], 6),
         "rate_bits": round(result["rate_bits"], 3) if "rate_bits" in result else "",
         "parameters": card["parameters"], "macs": card["macs"],
@@ -58,6 +61,13 @@ def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainCo
         "commit": environment["commit"] or "", "date": environment["date"], "command": command_line(config, base),
     }  # fmt: skip
     text = {k: str(v) for k, v in row.items()}
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(table.with_name(f".{table.name}.lock")):  # of several evaluations at once, none may lose another's row
+        _replace_row(table, text)
+    return text
+
+
+def _replace_row(table: Path, text: dict[str, str]) -> None:
     rows: list[dict[str, str]] = []
     if table.exists():
         with table.open(encoding="utf-8", newline="") as file:
@@ -66,14 +76,12 @@ def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainCo
                 raise ValueError(f"{table} is not a table of runs; its columns should be {', '.join(COLUMNS)}")
             rows = list(reader)
     rows = [r for r in rows if any(r[k] != text[k] for k in KEY)] + [text]
-    rows.sort(key=lambda r: tuple(r[k] for k in KEY))
+    rows.sort(key=lambda r: (r["data"], r["model"], r["recipe"], r["command"], r["split"], r["samples"]))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    table.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(table, lambda temporary: _write(temporary, buffer.getvalue()))
-    return text
 
 
 def _write(path: Path, text: str) -> None:

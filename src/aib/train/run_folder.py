@@ -142,6 +142,11 @@ class RunFolder:
     def weights(self) -> Path:
         return self.path / "model.safetensors"
 
+    @property
+    def finished_epochs(self) -> int:
+        """Epochs in the log; a cut last line does not count."""
+        return len(self._rows())
+
     def has(self, name: str) -> bool:
         """Whether the run has a file of that name."""
         return (self.path / name).is_file()
@@ -197,16 +202,19 @@ class RunFolder:
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop rows of epochs after ``epochs``: they belong to a future that resuming undoes. A cut last line goes too."""
-        if not self.metrics.exists():
-            return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        if self.metrics.exists():
+            kept = [line for line, epoch in self._rows() if epoch <= epochs]
+            self.write_text(self.metrics.name, "".join(line + "\n" for line in kept))
+
+    def _rows(self) -> list[tuple[str, int]]:
+        """Whole lines of ``metrics.jsonl`` with their epoch."""
+        rows = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []:
             try:
-                if json.loads(line)["epoch"] <= epochs:
-                    kept.append(line)
+                rows.append((line, int(json.loads(line)["epoch"])))
             except (ValueError, KeyError, TypeError):
                 continue
-        self.write_text(self.metrics.name, "".join(line + "\n" for line in kept))
+        return rows
 
 
 def _write_text(path: Path, text: str) -> None:

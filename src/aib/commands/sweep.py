@@ -1,0 +1,173 @@
+"""``aib sweep``: train a recipe with several values of some options over seeds, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aib.commands.options import parse_options
+
+if TYPE_CHECKING:
+    from aib.train.sweep import SweepRun
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Train every combination of values over seeds, evaluate each run, and compare with intervals.
+
+    The same command goes on where it was stopped: finished runs are left, begun ones are resumed.
+    """
+
+    recipe: str | None = None
+    """A recipe's name or the path of a TOML file, the start of every run."""
+    vary: tuple[str, ...] = ()
+    """Options of aib train with their values: beta=0,0.001,0.01 anchors=20,50. Every combination is a cell."""
+    set: tuple[str, ...] = ()
+    """Options of aib train for all runs: data=data/cifar10.npz epochs=4."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of every cell."""
+    out: Path = Path("runs/sweep")
+    """Folder for the runs, their output (logs/), sweep.json and sweep.png."""
+    record: Path | None = None
+    """Add every run's row to this CSV file (results/runs.csv)."""
+    jobs: int = 1
+    """Runs at once; on CPUs they share the cores."""
+    gpus: tuple[int, ...] = ()
+    """CUDA devices to spread the runs over."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse ``arguments``, run what is not done and compare."""
+    options = parse_options(SweepOptions, "sweep", arguments)
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        raise ValueError(f"seeds are {options.seeds}; give one or more different numbers")
+    if options.jobs < 1:
+        raise ValueError(f"jobs is {options.jobs}; it must be at least 1")
+
+    from rich.console import Console
+
+    from aib.train.run_folder import RunFolder
+    from aib.train.sweep import run_all
+
+    runs = plan(options)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    cells = len(runs) // len(options.seeds)
+    console.print(f"{cells} cells, {len(options.seeds)} seeds, {len(runs)} runs in {options.out}")
+    jobs = options.jobs if options.jobs > 1 else max(1, len(options.gpus))
+    try:
+        failed = run_all(runs, jobs=jobs, gpus=options.gpus, record=options.record, log=options.out / "logs", say=console.print)
+    except KeyboardInterrupt:
+        raise ValueError(f"stopped, every run is saved; the same command goes on ({options.out})") from None
+    done = [run for run in runs if run.name not in failed]
+    if done:
+        rows = summarize(done)
+        RunFolder(options.out).write_json("sweep.json", rows)
+        _print_table(rows, console)
+        from aib.report.plots import sweep_plot
+
+        sweep_plot(rows, options.out / "sweep.png")
+        console.print(f"\nsaved in {options.out}: sweep.json, sweep.png")
+    if failed:
+        name, reason = next(iter(failed.items()))
+        raise ValueError(f"{len(failed)} of {len(runs)} runs failed; the first, {name}: {reason}")
+
+
+def plan(options: SweepOptions) -> list[SweepRun]:
+    """Every run of the sweep, its options checked.
+
+    Raises:
+        ValueError: an option is unknown, has a value that it can't have, or is given twice.
+    """
+    from aib.commands.train import read_options
+    from aib.train.sweep import SweepRun, grid
+
+    fixed = dict(map(_assignment, options.set))
+    vary = {key: values.split(",") for key, values in map(_assignment, options.vary)}
+    twice = [key for key in vary if key in fixed or [v.partition("=")[0] for v in options.vary].count(key) > 1]
+    if twice or (twice := [key for key in ("seed", "out", "recipe", "resume") if key in fixed or key in vary]):
+        raise ValueError(f"{twice[0]} is given twice, or has an option of its own (--seeds, --out, --recipe)")
+    runs = []
+    for values in grid(vary):
+        for seed in options.seeds:
+            name = ",".join(f"{key}={Path(value).name}" for key, value in values.items()) or "all"
+            path = options.out / name / f"seed-{seed}"
+            words = ["--recipe", options.recipe] if options.recipe is not None else []
+            for key, value in {**fixed, **values}.items():
+                words += _words(key, value)
+            words += ["--seed", str(seed), "--out", str(path)]
+            runs.append(SweepRun(values, seed, path, read_options(words).config, tuple(words)))
+    return runs
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not value:
+        raise ValueError(f"{text!r} is not of the form option=value")
+    return key.lstrip("-").replace("-", "_"), value
+
+
+def _words(key: str, value: str) -> list[str]:
+    """An option of aib train; ``true`` and ``false`` stand for flags."""
+    name = key.replace("_", "-")
+    flags = {"true": [f"--{name}"], "false": [f"--no-{name}"]}
+    return flags.get(value, [f"--{name}", value]) if key not in ("flip", "channels_last") else [f"--{name}", value.capitalize()]
+
+
+def summarize(runs: Sequence[SweepRun]) -> list[dict[str, Any]]:
+    """One row a cell: values, seeds, mean error and rate with 95 % t intervals, and the paired difference to the first cell.
+
+    Errors are fractions; an interval of a single seed is NaN, written as null.
+    """
+    from aib.interpret import mean_interval, paired_difference
+
+    cells: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
+    for run in runs:
+        cells.setdefault(tuple(run.values.values()), {})[run.seed] = run.result()
+    first = next(iter(cells.values()))
+    names = list(runs[0].values)
+    rows = []
+    for values, results in cells.items():
+        errors = {seed: result["error"] for seed, result in results.items()}
+        rates = [result["rate_bits"] for result in results.values() if "rate_bits" in result]
+        shared = [seed for seed in errors if seed in first]
+        difference = (
+            paired_difference([errors[s] for s in shared], [first[s]["error"] for s in shared])
+            if shared and results is not first
+            else None
+        )
+        rows.append({
+            "values": dict(zip(names, values)), "seeds": list(errors), "errors": list(errors.values()),
+            "error": _plain(mean_interval(list(errors.values()))),
+            "rate_bits": _plain(mean_interval(rates)) if rates else None,
+            "error_minus_first": _plain(difference) if difference is not None else None,
+        })  # fmt: skip
+    return rows
+
+
+def _plain(values: Sequence[float]) -> list[float | None]:
+    """With None for NaN, which JSON does not know."""
+    return [value if value == value else None for value in values]
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], console: Any) -> None:
+    from rich.table import Table
+
+    def percent(values: Sequence[float | None] | None) -> str:
+        if values is None:
+            return ""
+        mean, low, high = values
+        ends = f"  [{100 * low:.2f}, {100 * high:.2f}]" if low is not None and high is not None else ""
+        return f"{100 * mean:.2f}{ends}" if mean is not None else ""
+
+    names = list(rows[0]["values"])
+    table = Table(*names, "seeds", "test error %", "minus the first", "rate (bits)", box=None, pad_edge=False)
+    for row in rows:
+        rate = row["rate_bits"]
+        table.add_row(
+            *row["values"].values(), str(len(row["seeds"])), percent(row["error"]), percent(row["error_minus_first"]),
+            f"{rate[0]:.1f}" if rate else "",
+        )  # fmt: skip
+    console.print(table)
+    console.print("means with 95 % t intervals over seeds; differences are paired by seed")

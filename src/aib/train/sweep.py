@@ -1,0 +1,203 @@
+"""Many runs of one recipe: every combination of some options' values with every seed, each a run folder that can be resumed.
+
+A run is a process of its own, so that one that fails or is killed leaves the others alone, and several can share a machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+from aib.train.config import TrainConfig, same_run
+from aib.train.run_folder import RunFolder
+
+__all__ = ["SweepRun", "grid", "run_all"]
+
+GRACE_SECONDS = 120.0
+"""How long a run that was asked to stop may take to save itself."""
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep.
+
+    Attributes:
+        values: the varied options of this run, by name.
+        seed: its seed.
+        path: its run folder.
+        config: the whole run.
+        words: options of ``aib train`` that make it.
+    """
+
+    values: Mapping[str, str]
+    seed: int
+    path: Path
+    config: TrainConfig
+    words: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What tells this run from the others."""
+        return " ".join([*(f"{key}={value}" for key, value in self.values.items()), f"seed={self.seed}"])
+
+    def state(self) -> Literal["absent", "begun", "trained", "evaluated"]:
+        """How far the run is.
+
+        Raises:
+            ValueError: its folder holds another run, or something else.
+        """
+        folder = RunFolder(self.path)
+        if not folder.has("config.toml"):
+            folder.check_free()
+            return "absent"
+        if not same_run(folder.config, self.config):
+            raise ValueError(f"{self.path} holds a run with other options; choose another folder with --out")
+        if folder.finished_epochs < self.config.optim.epochs or not folder.weights.is_file():
+            return "begun"
+        return "evaluated" if folder.has("eval/test.json") else "trained"
+
+    def result(self) -> dict[str, Any]:
+        """The evaluation on the test images."""
+        found: dict[str, Any] = RunFolder(self.path).read_json("eval/test.json")
+        return found
+
+
+def grid(vary: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """Every combination of the options' values, the last option changing fastest."""
+    return [dict(zip(vary, values)) for values in itertools.product(*vary.values())]
+
+
+def run_all(
+    runs: Sequence[SweepRun],
+    *,
+    jobs: int = 1,
+    gpus: Sequence[int] = (),
+    record: Path | None = None,
+    log: Path,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, str]:
+    """Train and evaluate what is not yet, ``jobs`` runs at once; what was begun is resumed, what is done is left.
+
+    Args:
+        runs: of the sweep; all are checked before the first starts.
+        jobs: runs at once. On CPUs they share the cores evenly.
+        gpus: indices of the CUDA devices that the runs are spread over.
+        record: table that every evaluation is written to.
+        log: folder of the runs' output, one file each.
+        say: gets a line whenever a run starts and ends.
+
+    Returns:
+        The reason of every failed run, by its name.
+
+    Raises:
+        ValueError: a run's folder holds another run.
+        KeyboardInterrupt: after every run in progress has saved itself.
+    """
+    waiting = [run for run in runs if run.state() != "evaluated"]
+    if waiting:
+        log.mkdir(parents=True, exist_ok=True)
+    free: SimpleQueue[int | None] = SimpleQueue()
+    for lane in range(jobs):
+        free.put(gpus[lane % len(gpus)] if gpus else None)
+    processes = _Processes()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+
+    def one(run: SweepRun) -> str | None:
+        gpu = free.get()
+        environment = dict(os.environ)
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        else:
+            environment.setdefault("OMP_NUM_THREADS", str(threads))
+        output = log / f"{run.path.relative_to(log.parent).as_posix().replace('/', '-')}.log"
+        try:
+            for arguments in _commands(run, record):
+                if (code := processes.call([sys.executable, "-m", "aib", *arguments], environment, output)) != 0:
+                    return _last_line(output) or f"exit code {code}"
+        finally:
+            free.put(gpu)
+        return None
+
+    failed: dict[str, str] = {}
+    done = len(runs) - len(waiting)
+    if done:
+        say(f"{done} of {len(runs)} runs are done already")
+    with ThreadPoolExecutor(jobs) as pool:
+        pending = {pool.submit(one, run): run for run in waiting}
+        try:
+            for future in as_completed(pending):
+                run, reason = pending[future], future.result()
+                done += 1
+                if reason is not None:
+                    failed[run.name] = reason
+                    say(f"[{done}/{len(runs)}] {run.name}: failed, {reason}")
+                else:
+                    say(f"[{done}/{len(runs)}] {run.name}: error {100 * run.result()['error']:.2f} %")
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.stop()
+            raise
+    return failed
+
+
+def _commands(run: SweepRun, record: Path | None) -> list[list[str]]:
+    """What is left to do of a run, as arguments of ``aib``."""
+    table = ["--record", str(record)] if record is not None else []
+    train = {
+        "absent": [["train", *run.words]],
+        "begun": [["train", "--resume", str(run.path)]],
+        "trained": [],
+        "evaluated": [],
+    }[run.state()]
+    return [*train, ["eval", str(run.path), *table]]
+
+
+class _Processes:
+    """The processes in progress, so that all can be asked to stop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def call(self, words: Sequence[str], environment: Mapping[str, str], output: Path) -> int:
+        """Run to the end and return the exit code."""
+        with output.open("ab") as file:
+            with self._lock:
+                if self._stopped:
+                    return 130
+                process = subprocess.Popen(words, env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+                self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+
+    def stop(self) -> None:
+        """Ask every process to save itself and end; after `GRACE_SECONDS`, end it."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            try:
+                process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

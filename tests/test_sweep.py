@@ -1,0 +1,160 @@
+"""A sweep trains every cell, goes on where it was stopped, keeps failures apart and compares with paired intervals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aib.cli import main
+from aib.commands.sweep import SweepOptions, plan, summarize
+from aib.interpret import mean_interval, paired_difference
+from aib.report.plots import sweep_plot
+from aib.train.sweep import grid
+from tiny import write_npz
+
+SHORT = ("model=vgg_xs_aib_qt", "anchors=8", "epochs=1", "batch_size=32", "device=cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_npz(tmp_path_factory.mktemp("data") / "squares.npz")
+
+
+def words(data: Path, out: Path, *more: str, short: tuple[str, ...] = SHORT) -> list[str]:
+    return ["sweep", "--set", f"data={data}", *short, "--vary", "beta=0,0.01", "--seeds", "0", "1", "--out", str(out), *more]
+
+
+def test_the_grid_has_every_combination_once() -> None:
+    assert grid({}) == [{}]
+    cells = grid({"beta": ["0", "1"], "anchors": ["8", "9", "10"]})
+    assert len({tuple(cell.items()) for cell in cells}) == len(cells) == 6
+    assert cells[0] == {"beta": "0", "anchors": "8"}
+
+
+def test_a_run_of_the_plan_is_that_of_its_options(data: Path, tmp_path: Path) -> None:
+    options = SweepOptions(set=(f"data={data}", "model=vgg_xs_aib_qt", "channels_last=true", "compile=false"), out=tmp_path,
+                           vary=("batch-size=4,8", "flip=true"), seeds=(3,))  # fmt: skip
+    runs = plan(options)
+    assert [run.config.optim.batch_size for run in runs] == [4, 8]
+    assert {(r.config.run.seed, r.config.data.flip, r.config.run.channels_last, r.config.run.compile) for r in runs} == {
+        (3, True, True, False)
+    }
+    assert len({run.path for run in runs}) == 2
+
+
+def test_a_sweep_runs_all_records_all_and_is_done_the_second_time(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, table = tmp_path / "sweep", tmp_path / "runs.csv"
+    assert main(words(data, out, "--record", str(table), "--jobs", "2")) == 0
+    assert "[4/4]" in capsys.readouterr().out
+    with table.open(newline="") as file:
+        recorded = list(csv.DictReader(file))
+    assert {(row["beta"], row["seed"]) for row in recorded} == {(b, s) for b in ("0.0", "0.01") for s in ("0", "1")}
+    rows = json.loads((out / "sweep.json").read_text())
+    assert [row["values"] for row in rows] == [{"beta": "0"}, {"beta": "0.01"}]
+    by_cell = {beta: [float(row["error"]) for row in recorded if row["beta"] == beta] for beta in ("0.0", "0.01")}
+    assert rows[1]["error_minus_first"] == pytest.approx(paired_difference(by_cell["0.01"], by_cell["0.0"]), abs=1e-6)
+    assert (out / "sweep.png").stat().st_size > 5000
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+    assert len(before) == 4
+    assert main(words(data, out)) == 0
+    assert "4 of 4 runs are done already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == before
+    assert main(words(data, out, short=(*SHORT[:-1], "lr=0.2"))) == 2
+    assert "holds a run with other options" in capsys.readouterr().err
+
+
+def test_a_sweep_that_is_stopped_goes_on(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    arguments = [*words(data, out, short=(*SHORT[:2], "epochs=40", "batch_size=8", "device=cpu"))]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aib", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    metrics = out / "beta=0" / "seed-0" / "metrics.jsonl"
+    began = time.monotonic()
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2) and time.monotonic() - began < 60:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)  # to the sweep alone: it has to tell its runs
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "every run is saved; the same command goes on" in said
+    first = metrics.parent / "checkpoints" / "last.ckpt"
+    assert first.exists()
+    (run, *_) = plan(SweepOptions(set=(f"data={data}", *SHORT[:2], "epochs=40", "batch_size=8", "device=cpu"),
+                                  vary=("beta=0,0.01",), seeds=(0, 1), out=out))  # fmt: skip
+    assert run.state() == "begun"
+    log = next((out / "logs").iterdir()).read_text()
+    assert "go on with: aib train --resume" in log
+
+
+def test_a_failing_run_is_named_and_the_others_go_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sweep"
+    assert main(["sweep", "--set", f"data={data}", *SHORT, "--vary", "lr=0.1,1000", "--seeds", "0", "--out", str(out)]) == 2
+    captured = capsys.readouterr()
+    assert "1 of 2 runs failed; the first, lr=1000 seed=0: aib train: " in captured.err
+    assert "is not a finite number" in captured.err
+    assert [row["values"] for row in json.loads((out / "sweep.json").read_text())] == [{"lr": "0.1"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--vary", "betta=0,1"], "did you mean --beta?"),
+        (["--vary", "beta"], "'beta' is not of the form option=value"),
+        (["--vary", "beta=0", "--set", "beta=1"], "beta is given twice"),
+        (["--vary", "seed=0,1"], "seed is given twice, or has an option of its own (--seeds"),
+        (["--seeds", "1", "1"], "seeds are (1, 1); give one or more different numbers"),
+        (["--jobs", "0"], "jobs is 0; it must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", *given, "--out", str(tmp_path / "sweep")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_mean_over_seeds_has_a_t_interval() -> None:
+    mean, low, high = mean_interval([1.0, 2.0, 4.0])
+    # t with 2 degrees of freedom at 97.5 % is 4.302653; the deviation is sqrt(7/3)
+    assert mean == pytest.approx(7 / 3)
+    assert high - mean == pytest.approx(4.302653 * math.sqrt(7 / 3) / math.sqrt(3), rel=1e-6)
+    assert mean - low == pytest.approx(high - mean)
+    assert mean_interval([0.5])[0] == 0.5
+    assert math.isnan(mean_interval([0.5])[1])
+    for bad in ([], [math.nan], [[1.0]]):
+        with pytest.raises(ValueError, match="values"):
+            mean_interval(bad)
+
+
+class Finished:
+    """What `summarize` asks of a run."""
+
+    def __init__(self, model: str, seed: int, error: float, **more: float) -> None:
+        self.values, self.seed, self._result = {"model": model}, seed, {"error": error, **more}
+
+    def result(self) -> dict[str, Any]:
+        return self._result
+
+
+def test_cells_are_compared_over_the_seeds_they_share(tmp_path: Path) -> None:
+    runs: Any = [Finished("vgg", 0, 0.2), Finished("vgg", 1, 0.3), Finished("aib", 1, 0.25, rate_bits=9.0)]
+    rows = summarize(runs)
+    assert rows[0]["rate_bits"] is None
+    assert rows[1]["error_minus_first"][0] == pytest.approx(-0.05)  # seed 1 alone
+    assert rows[1]["error_minus_first"][1:] == [None, None]
+    for ending in ("png", "pdf", "svg"):  # cells without a number between them
+        sweep_plot(rows, tmp_path / f"plot.{ending}")
+        assert (tmp_path / f"plot.{ending}").stat().st_size > 1000
