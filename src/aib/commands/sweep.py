@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,15 +90,15 @@ def plan(options: SweepOptions) -> list[SweepRun]:
     if twice or (twice := [key for key in ("seed", "out", "recipe", "resume") if key in fixed or key in vary]):
         raise ValueError(f"{twice[0]} is given twice, or has an option of its own (--seeds, --out, --recipe)")
     runs = []
-    for values in grid(vary):
-        for seed in options.seeds:
-            name = ",".join(f"{key}={Path(value).name}" for key, value in values.items()) or "all"
-            path = options.out / name / f"seed-{seed}"
-            words = ["--recipe", options.recipe] if options.recipe is not None else []
-            for key, value in {**fixed, **values}.items():
-                words += _words(key, value)
-            words += ["--seed", str(seed), "--out", str(path)]
-            runs.append(SweepRun(values, seed, path, read_options(words).config, tuple(words)))
+    # seed by seed: a sweep that is stopped early has compared all cells on its first seeds
+    for seed, values in itertools.product(options.seeds, grid(vary)):
+        name = ",".join(f"{key}={Path(value).name}" for key, value in values.items()) or "all"
+        path = options.out / name / f"seed-{seed}"
+        words = ["--recipe", options.recipe] if options.recipe is not None else []
+        for key, value in {**fixed, **values}.items():
+            words += _words(key, value)
+        words += ["--seed", str(seed), "--out", str(path)]
+        runs.append(SweepRun(values, seed, path, read_options(words).config, tuple(words)))
     return runs
 
 
