@@ -1,5 +1,6 @@
 """The networks of the paper and their registry."""
 
+from aib.models import cub as cub
 from aib.models import fast as fast
 from aib.models import vgg as vgg
 from aib.models import vgg_att as vgg_att

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from aib.classifier import Classifier, Details, Pass
-from aib.models.registry import create_model, model_names
+from aib.models.registry import create_model, model_names, takes
 
 __all__ = ["ExternalClassifier", "build_model"]
 
@@ -49,7 +49,7 @@ def build_model(
         attend: site of a timm model where attention is attached; None trains it plain.
         image_size: (height, width), for timm models whose weights depend on it.
         in_channels: channels of the images.
-        pretrained: ``"yes"``, or the path of a local weight file; timm models only.
+        pretrained: ``"yes"``, or the path of a local weight file; for timm models and the package's models for CUB.
         options: further options of the model (``anchors``, ``latent_dim``, ``modulation``, ``min_std``, ``width``); None values
             are ignored.
 
@@ -61,7 +61,9 @@ def build_model(
         if attend is not None:
             raise ValueError(f"{name} has its attention built in; --attend is for timm models such as resnet18")
         if pretrained is not None:
-            raise ValueError(f"there are no published weights for {name}; --pretrained is for timm models")
+            if not takes(name, "pretrained"):
+                raise ValueError(f"there are no published weights for {name}; --pretrained is for timm models and those for CUB")
+            given["pretrained"] = pretrained
         return create_model(name, num_classes, in_channels=in_channels, **given)
 
     import timm

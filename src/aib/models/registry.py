@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from aib.classifier import Classifier
 
-__all__ = ["create_model", "model_names", "register"]
+__all__ = ["create_model", "model_names", "register", "takes"]
 
 Builder = TypeVar("Builder", bound=Callable[..., Classifier])
 _BUILDERS: dict[str, Callable[..., Classifier]] = {}
@@ -30,6 +30,11 @@ def register(builder: Builder) -> Builder:
 def model_names() -> list[str]:
     """Names that `create_model` takes, sorted."""
     return sorted(_BUILDERS)
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether the model called ``name`` has that option."""
+    return option in inspect.signature(_BUILDERS[name]).parameters
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> Classifier:

@@ -9,6 +9,8 @@ and the concatenated sums g_a, not g, are classified.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,30 +29,24 @@ class CompatibilityClassifier(Classifier):
     value; ``level_maps`` holds every level's softmax as it is, finest first.
 
     Args:
+        blocks: images to block 3, block 3 to block 4, block 4 to block 5, and block 5 to the global vector (N, D, 1, 1). Block 3
+            gives (N, C, h, w), those behind it D channels.
         levels: 2 (blocks 4 and 5) or 3 (blocks 3, 4 and 5).
-        num_classes, in_channels: of the task.
-        width: factor on the channels.
+        channels: (C, D).
+        num_classes: number of classes.
     """
 
     has_map = True
     gated = True
 
-    def __init__(self, levels: int, num_classes: int, in_channels: int = 3, width: float = 1.0) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], levels: int, channels: tuple[int, int], num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        first, second, third, last = vgg_channels(width)
-        self.block3 = nn.Sequential(
-            *conv_block(in_channels, first, 2), *conv_block(first, second, 2), *conv_block(second, third, 3)
-        )
-        self.block4 = nn.Sequential(nn.MaxPool2d(2), *conv_block(third, last, 3))
-        self.block5 = nn.Sequential(nn.MaxPool2d(2), *conv_block(last, last, 3))
-        self.block6 = nn.Sequential(
-            nn.MaxPool2d(2), *conv_block(last, last), nn.MaxPool2d(2), *conv_block(last, last), nn.MaxPool2d(2),
-            nn.Conv2d(last, last, 1),
-        )  # fmt: skip
-        self.lift = nn.Conv2d(third, last, 1, bias=False) if levels == 3 else None
-        self.scores = nn.ModuleList(nn.Conv2d(last, 1, 1, bias=False) for _ in range(levels))
-        self.head = nn.Linear(levels * last, num_classes)
+        self.block3, self.block4, self.block5, self.block6 = blocks
+        local, shared = channels
+        self.lift = nn.Conv2d(local, shared, 1, bias=False) if levels == 3 else None
+        self.scores = nn.ModuleList(nn.Conv2d(shared, 1, 1, bias=False) for _ in range(levels))
+        self.head = nn.Linear(levels * shared, num_classes)
 
     def run_pass(self, images: Tensor, how: Pass) -> Details:
         block3 = self.block3(images)
@@ -78,17 +74,29 @@ def _normalized(maps: Tensor) -> Tensor:
     return F.normalize(maps.flatten(1), p=1, dim=1).view_as(maps)
 
 
+def _vgg(levels: int, num_classes: int, in_channels: int, width: float) -> CompatibilityClassifier:
+    first, second, third, last = vgg_channels(width)
+    blocks = [
+        nn.Sequential(*conv_block(in_channels, first, 2), *conv_block(first, second, 2), *conv_block(second, third, 3)),
+        nn.Sequential(nn.MaxPool2d(2), *conv_block(third, last, 3)),
+        nn.Sequential(nn.MaxPool2d(2), *conv_block(last, last, 3)),
+        nn.Sequential(
+            nn.MaxPool2d(2), *conv_block(last, last), nn.MaxPool2d(2), *conv_block(last, last), nn.MaxPool2d(2),
+            nn.Conv2d(last, last, 1),
+        ),
+    ]  # fmt: skip
+    model = CompatibilityClassifier(blocks, levels, (third, last), num_classes)
+    xavier_init(model)
+    return model
+
+
 @register
 def vgg_att2(num_classes: int, in_channels: int = 3, width: float = 1.0) -> CompatibilityClassifier:
     """VGG-att2: attention over blocks 4 and 5."""
-    model = CompatibilityClassifier(2, num_classes, in_channels, width)
-    xavier_init(model)
-    return model
+    return _vgg(2, num_classes, in_channels, width)
 
 
 @register
 def vgg_att3(num_classes: int, in_channels: int = 3, width: float = 1.0) -> CompatibilityClassifier:
     """VGG-att3: attention over blocks 3, 4 and 5. 19.86 M parameters, 3.92 GMAC an image (10 classes)."""
-    model = CompatibilityClassifier(3, num_classes, in_channels, width)
-    xavier_init(model)
-    return model
+    return _vgg(3, num_classes, in_channels, width)

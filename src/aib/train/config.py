@@ -74,7 +74,7 @@ class ModelConfig:
     width: float | None = None
     """Factor on the channels of a model of the paper; 1 as published, 0.125 suits CPUs."""
     pretrained: str | None = None
-    """Start of a timm model: 'yes' fetches the published weights, a path loads a local file."""
+    """Start of a timm model or a model for CUB: 'yes' fetches the published weights, a path loads a local file."""
 
 
 @dataclass(frozen=True)
