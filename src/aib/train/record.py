@@ -20,11 +20,11 @@ from aib.train.run_folder import RunFolder
 __all__ = ["COLUMNS", "command_line", "record_run"]
 
 COLUMNS = (
-    "data", "model", "recipe", "seed", "beta", "epochs", "split", "samples", "error", "error_low", "error_high", "last_error",
-    "rate_bits", "parameters", "macs", "training_pflop", "seconds", "hardware", "threads", "torch", "aib", "commit", "date",
-    "command",
+    "data", "evaluated_on", "model", "recipe", "seed", "beta", "epochs", "split", "samples", "error", "error_low", "error_high",
+    "last_error", "rate_bits", "parameters", "macs", "training_pflop", "seconds", "hardware", "threads", "torch", "aib", "commit",
+    "date", "command",
 )  # fmt: skip
-KEY = ("data", "split", "samples", "command")
+KEY = ("data", "evaluated_on", "split", "samples", "command")
 """A row with the same values here is replaced."""
 
 
@@ -46,7 +46,7 @@ def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainCo
     epochs = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
     images = sum(e["step"] for e in epochs[-1:]) * config.optim.batch_size
     row: dict[str, Any] = {
-        "data": card["data"], "model": card["name"] + (f"@{card['site']}" if card["site"] else ""),
+        "data": card["data"], "evaluated_on": result["data"], "model": card["name"] + (f"@{card['site']}" if card["site"] else ""),
         "recipe": config.run.recipe or "", "seed": config.run.seed, "beta": config.optim.beta, "epochs": len(epochs),
         "split": result["split"], "samples": "x".join(map(str, result["samples"] or ())), "error": round(result["error"], 6),
         "error_low": round(result["error_interval"][0], 6), "error_high": round(result["error_interval"][1], 6),
@@ -76,7 +76,7 @@ def _replace_row(table: Path, text: dict[str, str]) -> None:
                 raise ValueError(f"{table} is not a table of runs; its columns should be {', '.join(COLUMNS)}")
             rows = list(reader)
     rows = [r for r in rows if any(r[k] != text[k] for k in KEY)] + [text]
-    rows.sort(key=lambda r: (r["data"], r["model"], r["recipe"], r["command"], r["split"], r["samples"]))
+    rows.sort(key=lambda r: (r["data"], r["model"], r["recipe"], r["command"], r["evaluated_on"], r["split"], r["samples"]))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()

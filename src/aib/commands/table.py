@@ -1,0 +1,84 @@
+"""``aib table``: the paper's tables, published values beside ours."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from aib.commands.options import parse_options
+
+if TYPE_CHECKING:
+    from aib.paper.tables import PaperTable
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Print table 1 (errors), 2 (interpretability), 3 (parameters) or 4 (cost) of the paper beside what was measured here."""
+
+    number: tyro.conf.Positional[Literal[1, 2, 3, 4]]
+    """Number of the table in the paper."""
+    runs: Path = Path("results/runs.csv")
+    """Recorded runs, for table 1 (aib eval RUN --record)."""
+    scores: Path = Path("results/scores.csv")
+    """Recorded scores, for table 2."""
+    convention: Literal["paper", "reference"] = "paper"
+    """Recipes as the paper writes them, or as its published code runs them."""
+    recipe: str | None = None
+    """Instead of table 1's own recipes: compare all recorded runs of this one, whatever was changed on the command line."""
+    versus: str | None = None
+    """With --recipe: the row the others are compared with, by its label; the first by default."""
+    latency: bool = True
+    """For table 4: time a forward pass of each network on this machine."""
+    device: str = "cpu"
+    """For table 4: where to time."""
+    out: Path | None = None
+    """Also write the table to this file, as .csv or .md."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse ``arguments`` and print the table."""
+    options = parse_options(TableOptions, "table", arguments)
+    if options.out is not None and options.out.suffix not in (".csv", ".md"):
+        raise ValueError(f"out is {options.out}; it must end in .csv or .md")
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from aib.paper.tables import compare_runs, read_runs, table1, table2, table3, table4
+
+    if options.number == 1:
+        runs = read_runs(options.runs)
+        found = compare_runs(runs, options.recipe, options.versus) if options.recipe else table1(runs, options.convention)
+    elif options.number == 2:
+        found = table2(options.scores)
+    else:
+        found = table3() if options.number == 3 else table4(options.latency, device=options.device)
+    table = Table(*found.columns, box=box.SIMPLE_HEAD, title=found.title, title_justify="left", pad_edge=False)
+    for row in found.rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a file or a pipe has no width to keep to
+        console = Console(highlight=False, markup=False, width=200)
+    console.print(table)
+    console.print("\n".join(found.notes), soft_wrap=True)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(_as_text(found, options.out.suffix), encoding="utf-8")
+
+
+def _as_text(table: PaperTable, suffix: str) -> str:
+    """The table as CSV or as Markdown with its title and notes."""
+    if suffix == ".csv":
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([table.columns, *table.rows])
+        return buffer.getvalue()
+    lines = [f"**{table.title}**", "", *(f"| {' | '.join(row)} |" for row in (table.columns, ("---",) * len(table.columns)))]
+    lines += [f"| {' | '.join(row)} |" for row in table.rows]
+    return "\n".join([*lines, "", *table.notes, ""])

@@ -1,0 +1,269 @@
+"""Tables 1 to 4 of the paper, published values beside ours; a cell that nobody has run says so.
+
+Tables 1 and 2 read recorded results; tables 3 and 4 are computed on the spot from the networks.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from aib.classifier import Classifier
+from aib.interpret.intervals import mean_interval, paired_difference
+from aib.models import create_model
+from aib.train.macs import count_macs
+
+__all__ = ["NOT_RUN", "PaperTable", "compare_runs", "published", "read_runs", "table1", "table2", "table3", "table4"]
+
+FOLDER = Path(__file__).resolve().parent / "published"
+NOT_RUN = "not run"
+CONVENTIONS = ("paper", "reference")
+
+NAMES = {"vgg_aib_cub": "vgg_aib (CUB)", "wrn_aib_cub": "wrn_aib (CUB)"}
+
+PARAMETER_REASONS = {
+    "wrn_aib_cub": "published: with a second copy of layer3 (20.74 M) that is never run",
+}
+MAC_REASONS = {
+    "wrn_aib": "published: a profiler counted modules registered under two names twice",
+    "wrn_aib_qt": "published: a profiler counted modules registered under two names twice",
+    "wrn_aib_cub": "published: a profiler counted modules registered under two names twice",
+}
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table ready to print: its title, column names, rows of text, and notes that belong under it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def published(name: str) -> list[dict[str, str]]:
+    """Rows of a published table as text: ``table1``, ``table2`` or ``sizes``; empty where the paper prints nothing."""
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_runs(path: Path) -> list[dict[str, str]]:
+    """Recorded runs (`aib.train.record`); none where the file is absent.
+
+    Raises:
+        ValueError: the file is not such a table.
+    """
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = {"data", "model", "recipe", "seed", "error", "command"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} is not a table of runs: it has no column {', '.join(sorted(missing))}")
+        return list(reader)
+
+
+def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> PaperTable:
+    """Test errors in per cent of every model on every data set.
+
+    Args:
+        runs: of `read_runs`; those of the recipes ``CONVENTION/DATA/MODEL`` count, with no option changed.
+        convention: ``"paper"`` or ``"reference"``; where the two do not differ there is one recipe, under ``paper``.
+
+    Raises:
+        ValueError: the convention is unknown.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention is {convention!r}; it must be {' or '.join(CONVENTIONS)}")
+    rows = []
+    lines = published("table1")
+    columns = list(lines[0])[1:]
+    for line in lines:
+        cells = []
+        for column in columns:
+            data, _, split = column.partition("_")
+            trained = "cifar10" if data == "stl10" else data
+            names = {f"{kind}/{trained}/{line['model']}" for kind in ("paper", convention)}
+            errors = [
+                100 * float(run["error"]) for run in runs
+                if run["recipe"] in names and unchanged(run) and run.get("evaluated_on", run["data"]) == data
+                and run["split"] == (split or "test")
+            ]  # fmt: skip
+            cells.append(f"{line[column] or '–'} / {_mean(errors)}" if line[column] or errors else "–")
+        rows.append((line["model"], *cells))
+    return PaperTable(
+        f"Table 1. Test error in per cent, published / ours ({convention} recipes)",
+        ("model", *columns),
+        tuple(rows),
+        (
+            "ours: mean over seeds, 95 % t interval where there are several, and their number; selected on validation images, "
+            "mean path",
+            "STL-10: models trained on CIFAR-10; the published column matches class indices, not names",
+        ),
+    )
+
+
+def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | None = None) -> PaperTable:
+    """All recorded runs of one recipe, whatever was changed on its command line, with paired differences.
+
+    Args:
+        runs: of `read_runs`.
+        recipe: name of the recipe.
+        first: label of the row that the others are compared with; the first one by default.
+
+    Raises:
+        ValueError: there is no such run or row.
+    """
+    groups: dict[str, dict[int, Mapping[str, str]]] = {}
+    for run in runs:
+        if run["recipe"] == recipe and run["split"] == "test" and run.get("evaluated_on", run["data"]) == run["data"]:
+            label = " ".join([run["model"], *_changes(run)])
+            groups.setdefault(label, {})[int(run["seed"])] = run
+    if not groups:
+        known = sorted({run["recipe"] for run in runs if run["recipe"]})
+        raise ValueError(f"no recorded run of the recipe {recipe!r}; there are runs of {', '.join(known) or 'none'}")
+    if first is not None and first not in groups:
+        raise ValueError(f"no row {first!r}; there are {', '.join(groups)}")
+    base = groups[first or next(iter(groups))]
+    rows = []
+    for label, mine in groups.items():
+        errors = [100 * float(run["error"]) for run in mine.values()]
+        shared = [seed for seed in mine if seed in base]
+        difference = ""
+        if mine is not base and shared:
+            pairs = [[100 * float(group[seed]["error"]) for seed in shared] for group in (mine, base)]
+            difference = _interval(paired_difference(*pairs), signed=True)
+        rates = [float(run["rate_bits"]) for run in mine.values() if run["rate_bits"]]
+        rows.append((label, _mean(errors), difference, f"{statistics.fmean(rates):.1f}" if rates else ""))
+    return PaperTable(
+        f"Recorded runs of {recipe}: test error in per cent",
+        ("model and changes", "error", f"minus {first or next(iter(groups))}", "rate (bits)"),
+        tuple(rows),
+        ("means with 95 % t intervals over seeds (their number in brackets); differences are paired by seed",),
+    )
+
+
+def table2(scores: Path) -> PaperTable:
+    """Interpretability scores in per cent, published beside those recorded in ``scores`` (`aib score`)."""
+    measured: dict[tuple[str, ...], list[float]] = {}
+    if scores.exists():
+        with scores.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                measured.setdefault((row["model"], row["data"], row["edit"], row["size"]), []).append(float(row["score"]))
+    rows = []
+    for line in published("table2"):
+        key = (line["model"], line["data"], line["edit"], line["size"])
+        rows.append((*key[:3], line["size"] or "–", line["score"], _mean(measured.get(key, []))))
+    return PaperTable(
+        "Table 2. Interpretability score in per cent",
+        ("model", "data", "edit", "window", "published", "ours"),
+        tuple(rows),
+        ("share of the images with an unchanged prediction whose map is unchanged too; worth what it is above its controls",),
+    )
+
+
+def table3() -> PaperTable:
+    """Parameters in millions: published, counted, and why they differ."""
+    rows = []
+    for line in published("sizes"):
+        count = sum(parameter.numel() for parameter in _on_meta(line).parameters()) / 1e6
+        printed = line["params_m_paper"]
+        differs = bool(printed) and abs(count - float(printed)) > 0.0051
+        rows.append((
+            NAMES.get(line["model"], line["model"]), line["classes"], printed or "–", f"{count:.6f}",
+            PARAMETER_REASONS.get(line["model"], "unexplained; counts of the published code agree with ours") if differs else "",
+        ))  # fmt: skip
+    return PaperTable("Table 3. Parameters in millions", ("model", "classes", "published", "ours", "why they differ"), tuple(rows))
+
+
+def table4(latency: bool = True, repeats: int = 5, device: str = "cpu") -> PaperTable:
+    """Multiply-accumulates of one image, thousand millions, and the time that one takes here on the mean path.
+
+    Args:
+        latency: whether to time, which needs the networks' memory (up to half a gigabyte) and some seconds each.
+        repeats: timed passes after two to warm up; the median is shown.
+        device: where to time.
+    """
+    rows = []
+    for line in published("sizes"):
+        size = int(line["input"])
+        macs = _meta_macs(line) / 1e9
+        printed = line["gflops_paper"]
+        differs = bool(printed) and abs(macs - float(printed)) > 0.02
+        rows.append((
+            NAMES.get(line["model"], line["model"]), line["input"], line["classes"], printed or "–", f"{macs:.6f}",
+            *([f"{1000 * _latency(line, size, repeats, device):.1f}"] if latency else []),
+            MAC_REASONS.get(line["model"], "unexplained") if differs else "",
+        ))  # fmt: skip
+    where = f"{device}, {torch.get_num_threads()} threads" if device == "cpu" else device
+    return PaperTable(
+        "Table 4. Multiply-accumulates of one image, thousand millions (the paper calls them FLOPs)",
+        ("model", "side", "classes", "published", "ours", *(["ms an image"] if latency else []), "why they differ"),
+        tuple(rows),
+        (f"time: one image at a time, mean path, median of {repeats}, {where}, torch {torch.__version__}",) if latency else (),
+    )
+
+
+def unchanged(run: Mapping[str, str]) -> bool:
+    """Whether a run kept every option of its recipe but where the data lie."""
+    return not _changes(run)
+
+
+def _changes(run: Mapping[str, str]) -> list[str]:
+    """Options of a recorded command beside the recipe, its model, the seed and where the data lie: ``beta 0.0``."""
+    words = shlex.split(run["command"])[2:]
+    found: list[str] = []
+    for word in words:
+        if re.match(r"--[a-z]", word):
+            found.append(word[2:])
+        elif found:
+            found[-1] += f" {word}"
+    left_out = ("recipe ", "seed ", "data ", "root ", "model ", "download", "workers ")
+    return [change for change in found if not f"{change} ".startswith(left_out)]
+
+
+def _mean(values: Iterable[float]) -> str:
+    numbers = list(values)
+    if not numbers:
+        return NOT_RUN
+    return f"{_interval(mean_interval(numbers))} ({len(numbers)})"
+
+
+def _interval(values: tuple[float, float, float], signed: bool = False) -> str:
+    mean, low, high = values
+    ends = f" [{low:.2f}, {high:.2f}]" if low == low else ""
+    return f"{mean:+.2f}{ends}" if signed else f"{mean:.2f}{ends}"
+
+
+def _on_meta(line: Mapping[str, str]) -> Classifier:
+    with torch.device("meta"):
+        return create_model(line["model"], int(line["classes"]))
+
+
+def _meta_macs(line: Mapping[str, str]) -> int:
+    return count_macs(_on_meta(line), (3, int(line["input"]), int(line["input"])))
+
+
+def _latency(line: Mapping[str, str], size: int, repeats: int, device: str) -> float:
+    """Seconds of a forward pass of one image."""
+    model: nn.Module = create_model(line["model"], int(line["classes"])).eval().to(device)
+    image = torch.rand(1, 3, size, size, device=device)
+    times = []
+    with torch.no_grad():
+        for turn in range(repeats + 2):
+            began = time.perf_counter()
+            model(image)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn >= 2:
+                times.append(time.perf_counter() - began)
+    return statistics.median(times)
