@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 import aib.recipes
 from aib.cli import main
@@ -14,7 +15,7 @@ from aib.recipes import list_recipes, load_recipe, recipe_path
 from aib.train.config import TrainConfig, config_from_dict
 
 FILES = sorted(Path(aib.recipes.__file__).parent.rglob("*.toml"))
-CLASSES = {"cifar10": 10, "cifar100": 100, "clutter": 10}
+CLASSES = {"cifar10": 10, "cifar100": 100, "clutter": 10, "svhn": 10, "cub200": 200}
 
 
 def name_of(path: Path) -> str:
@@ -34,8 +35,9 @@ def test_a_recipe_parses_strictly_builds_its_model_and_says_what_it_is(path: Pat
     (recipe,) = [r for r in list_recipes() if r.name == name]
     assert recipe.summary
     m = config.model
-    # published weights need the network: the architecture is what is checked
-    build_model(
+    # published weights need the network, and full sizes time: the architecture is what is checked
+    with torch.device("meta"):
+        build_model(
         m.model, CLASSES.get(config.data.data, 2), attend=m.attend, anchors=m.anchors, latent_dim=m.latent_dim,
         modulation=m.modulation, width=m.width,
         image_size=None if config.data.image_size is None else (config.data.image_size,) * 2,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from aib.loss import objective as objective
     from aib.models import create_model as create_model
     from aib.models import model_names as model_names
+    from aib.models.reference import convert_reference as convert_reference
     from aib.sites import list_sites as list_sites
     from aib.train.weights import load_run as load_run
 
@@ -39,6 +40,7 @@ _HOMES = {
     "LatentBottleneck": "bottleneck",
     "SpatialAttention": "attention",
     "attach": "attaching",
+    "convert_reference": "models.reference",
     "create_model": "models",
     "list_sites": "sites",
     "load_run": "train.weights",

@@ -17,6 +17,8 @@ COMMANDS = {
     "explain": "show where a trained run looks in an image or a folder of images",
     "report": "one self-contained HTML page about one or more runs",
     "sweep": "train several values of some options over seeds, and compare",
+    "convert": "turn a checkpoint of the paper's published code into a run folder",
+    "table": "the paper's tables, published values beside ours",
     "sites": "list where attention can be attached in a timm model",
     "recipes": "list the recipes and models",
     "doctor": "check this machine: versions, devices, disk, what is missing",

@@ -15,7 +15,7 @@ class RecipesOptions:
     """List the recipes and models, or print one recipe."""
 
     name: tyro.conf.Positional[str | None] = None
-    """A recipe to print, ready to be saved and changed."""
+    """A recipe to print, ready to be saved and changed; or a folder of them, such as paper/cifar10, to list."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -24,7 +24,8 @@ def run(arguments: Sequence[str]) -> None:
 
     from aib.recipes import list_recipes, recipe_path
 
-    if options.name is not None:
+    listed = [recipe for recipe in list_recipes() if options.name is None or recipe.name.startswith(f"{options.name.rstrip('/')}/")]
+    if options.name is not None and not listed:
         print(recipe_path(options.name).read_text(encoding="utf-8"), end="")
         return
 
@@ -34,9 +35,11 @@ def run(arguments: Sequence[str]) -> None:
     from aib.models import model_names
 
     table = Table("recipe", "what", "published", "measured", box=None)
-    for recipe in list_recipes():
+    for recipe in listed:
         table.add_row(recipe.name, recipe.summary, recipe.published or "-", recipe.measured or "not run")
     console = Console(highlight=False)
+    if not console.is_terminal:  # a file or a pipe has no width to keep to
+        console = Console(highlight=False, width=200)
     console.print(table)
     lines = (
         f"\nmodels: {', '.join(model_names())}, and every timm model with --attend SITE (aib sites MODEL lists them)",

@@ -76,8 +76,8 @@ def convert_reference(state_dict: Mapping[str, Tensor], model_name: str) -> dict
         Tensors by our keys, in the order and of the types of our state dict; they may share memory with those given.
 
     Raises:
-        ValueError: there is no such published network, the state dict is another one's, keys are unknown or missing, shapes or types
-            are wrong, a second name holds another tensor than the first, or a number is not finite.
+        ValueError: there is no such published network, the state dict is another one's, keys are unknown or missing, shapes or
+            types are wrong, a second name holds another tensor than the first, or a number is not finite.
     """
     if model_name not in REFERENCE_MODELS:
         near = difflib.get_close_matches(str(model_name), REFERENCE_MODELS, n=1)
@@ -92,18 +92,10 @@ def convert_reference(state_dict: Mapping[str, Tensor], model_name: str) -> dict
     ours = _template(found).state_dict()
     keys = _our_keys(_family(found.name), ours)
     _check_shapes(tensors, {key: _published_shape(key, ours[our_key]) for key, our_key in keys.items()})
+    _check_numbers(tensors, {key: ours[our_key] for key, our_key in keys.items()})
     _check_aliases(tensors, keys)
-    by_our_key = {our_key: key for key, our_key in reversed(keys.items())}  # the first name of several
-    converted = {}
-    for our_key, wanted in ours.items():
-        key = by_our_key[our_key]
-        tensor = tensors[key].detach()
-        if tensor.is_floating_point() != wanted.is_floating_point():
-            raise ValueError(f"{key} is of type {_type(tensor)}; it must be {_type(wanted)}")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f"{key} holds numbers that are not finite; the weights are damaged, or those of a run that diverged")
-        converted[our_key] = tensor.reshape(wanted.shape).to(wanted.dtype)
-    return converted
+    first = {our_key: tensors[key].detach() for key, our_key in reversed(keys.items())}  # of several names the first
+    return {our_key: first[our_key].reshape(wanted.shape).to(wanted.dtype) for our_key, wanted in ours.items()}
 
 
 def identify_reference(state_dict: Mapping[str, Tensor]) -> ReferenceNetwork:
@@ -125,11 +117,13 @@ def identify_reference(state_dict: Mapping[str, Tensor]) -> ReferenceNetwork:
             f"the state dict is of no published network: it has {_some(tensors)}; "
             f"the keys of {', '.join(REFERENCE_MODELS)} begin with features.0.op or block1.layer.0"
         )
-    name = f"{family}_aib" + ("_qt" if ANCHORS in tensors else "")
-    _check_names(tensors, _our_keys(family, _template(ReferenceNetwork(name, 10, 2, 2 if ANCHORS in tensors else None)).state_dict()), name)
+    quantized = ANCHORS in tensors
+    name = f"{family}_aib" + ("_qt" if quantized else "")
+    any_sizes = ReferenceNetwork(name, num_classes=2, latent_dim=2, anchors=2 if quantized else None)  # the names are the same
+    _check_names(tensors, _our_keys(family, _template(any_sizes).state_dict()), name)
     num_classes, latent_dim = _two_sizes(tensors, f"{LAST_LAYER[family]}.weight", "classes, K")
     anchors = None
-    if ANCHORS in tensors:
+    if quantized:
         rows, anchors = _two_sizes(tensors, ANCHORS, "1, anchors")
         if rows != 1 or anchors < 2:
             raise ValueError(f"{ANCHORS} has shape {rows}x{anchors}; it must be 1xQ, with at least two anchors")
@@ -148,7 +142,7 @@ def _template(network: ReferenceNetwork) -> torch.nn.Module:
 
 def _modules(family: str) -> dict[str, str]:
     """Published module to ours, for every module that holds tensors; second names lead to the same as the first."""
-    found = {f"{LATENT_HEAD[family]}": "bottleneck.linear", "att_module_std.0": "attention.std_head", "emb": "quantizer"}
+    found = {LATENT_HEAD[family]: "bottleneck.linear", "att_module_std.0": "attention.std_head", "emb": "quantizer"}
     if family == "vgg":
         # a convolution and its normalisation are followed by a ReLU, in block 6 by a pooling too; ours are one flat sequence
         for block, start, convolutions, step in (
@@ -159,9 +153,8 @@ def _modules(family: str) -> dict[str, str]:
             for i in range(convolutions):
                 for layer in (0, 1):
                     found[f"{block}.op.{step * i + layer}"] = f"backbone.{part}.{start + step * i + layer}"
-        return found | {
-            "encode.5": "backbone.encoder.28", "att_module_mu.0": "attention.head", "decode.0": "decoder.0", "decode.2": "decoder.2",
-        }  # fmt: skip
+        found |= {"encode.5": "backbone.encoder.28", "att_module_mu.0": "attention.head"}
+        return found | {"decode.0": "decoder.0", "decode.2": "decoder.2"}
     found |= {
         "conv1": "backbone.features.0", "bn1": "backbone.encoder.1", "bn_att": "attention.head.1", "att_conv": "attention.head.2",
         "bn_att2": "attention.head.3", "att_conv3": "attention.head.5", "bn_att3": "attention.head.6", "decode.1": "decoder.1",
@@ -185,7 +178,9 @@ def _our_keys(family: str, ours: Mapping[str, Tensor]) -> dict[str, str]:
     for key in ours:
         module, _, leaf = key.rpartition(".")
         leaves.setdefault(module, []).append(leaf)
-    keys = {f"{theirs}.{leaf}": f"{module}.{leaf}" for theirs, module in _modules(family).items() for leaf in leaves.get(module, ())}
+    keys = {
+        f"{theirs}.{leaf}": f"{module}.{leaf}" for theirs, module in _modules(family).items() for leaf in leaves.get(module, ())
+    }
     if OUR_ANCHORS in ours:
         keys = {ANCHORS if our_key == OUR_ANCHORS else key: our_key for key, our_key in keys.items()}
     return keys
@@ -207,7 +202,7 @@ def _without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise ValueError(f"the state dict {what}; expected tensors by key")
     for key, value in given.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"the state dict has a {type(value).__name__} under {key!r}; expected tensors by key")
+            raise ValueError(f"the state dict has a value of type {type(value).__name__} under {key!r}; expected tensors by key")
     tensors = dict(given)
     while all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
@@ -236,12 +231,22 @@ def _check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[in
         raise ValueError(f"the state dict has tensors of the wrong shape: {', '.join(said)}{more}")
 
 
+def _check_numbers(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for key, wanted in expected.items():
+        tensor = tensors[key]
+        if tensor.is_floating_point() != wanted.is_floating_point():
+            raise ValueError(f"{key} is of type {_type(tensor)}; it must be {_type(wanted)}")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{key} holds numbers that are not finite; the weights are damaged, or those of a run that diverged")
+
+
 def _check_aliases(tensors: Mapping[str, Tensor], keys: Mapping[str, str]) -> None:
     """Two names of one tensor must hold the same numbers: nobody can tell which of two the network used."""
     first: dict[str, str] = {}
     for key, our_key in keys.items():
         original = first.setdefault(our_key, key)
-        if not torch.equal(tensors[key].cpu(), tensors[original].cpu()):
+        one, other = tensors[key].cpu(), tensors[original].cpu()
+        if one.dtype != other.dtype or not torch.equal(one, other):
             raise ValueError(f"{key} differs from {original}; in the published network they are two names of one tensor")
 
 

@@ -1,0 +1,291 @@
+"""A checkpoint of the published code as a run folder of ours."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aib.data import open_data
+from aib.models import create_model
+from aib.models.reference import ReferenceNetwork, convert_reference, identify_reference
+from aib.train.checks import check_apart
+from aib.train.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from aib.train.macs import count_macs
+from aib.train.run_folder import RunFolder
+from aib.train.weights import save_weights
+
+__all__ = ["PublishedCheckpoint", "convert_checkpoint", "published_normalization", "read_published"]
+
+Colour = tuple[float, float, float]
+
+IMAGE_SIZE = 32
+"""Side of the images of every network that can be converted."""
+
+STATISTICS: dict[str, tuple[Colour, Colour]] = {
+    "vgg": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),  # those of CIFAR-100, for CIFAR-10 too
+    "wrn": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # those that circulate for CIFAR-10, for CIFAR-100 too
+    "svhn": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Mean and standard deviation (of pixels in [0, 1]) with which the published code normalises, by network or data set."""
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm"""
+CLASS_NAMES = {"cifar10": tuple(CIFAR10.split()), "cifar100": tuple(CIFAR100.split()), "svhn": tuple("0123456789")}
+"""Classes in the order of their labels, for data sets that are not at hand when a checkpoint is converted."""
+
+BY_CLASSES = {10: "cifar10", 100: "cifar100"}
+"""The data set where a checkpoint does not say."""
+
+
+class _Unread:
+    """Takes the place of numpy's types in a checkpoint: it keeps nothing and does nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+# Beside tensors, numbers, texts and containers of them the published checkpoints hold their command line and numbers of numpy's (an
+# accuracy, a learning rate). Namespace only keeps attributes; of numpy nothing is needed, so nothing of it is built.
+ALLOWED: list[Any] = [argparse.Namespace] + [
+    (_Unread, name)
+    for name in (
+        "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
+        "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
+    )
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PublishedCheckpoint:
+    """What is used of a checkpoint of the published code.
+
+    Attributes:
+        state_dict: tensors by their published keys, on the CPU.
+        epoch: finished epochs, or None where the file does not say.
+        dataset: the data set as the published command line names it (``"CIFAR10"``), or None where the file does not say.
+    """
+
+    state_dict: dict[str, Tensor]
+    epoch: int | None
+    dataset: str | None
+
+
+def read_published(path: Path) -> PublishedCheckpoint:
+    """Read a checkpoint of the published code; nothing in the file is executed.
+
+    Looked for, in this order: ``model_states.net`` (VGG), ``state_dict`` (WRN), and a state dict by itself.
+
+    Args:
+        path: what ``torch.save`` wrote, whatever its ending (``.tar``, ``.pth``).
+
+    Raises:
+        ValueError: there is no such file, it is cut or no checkpoint, it asks for a Python type that is not allowed (which is
+            named), or there is no state dict in it (the keys that are there are named).
+    """
+    content = _load(path)
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}; expected a dict with model_states.net or state_dict, or a state dict"
+        )
+    states = content.get("model_states")
+    found = states.get("net") if isinstance(states, Mapping) else content.get("state_dict")
+    if found is None and all(isinstance(value, Tensor) for value in content.values()):
+        found = content
+    if not isinstance(found, Mapping) or not found:
+        keys = [str(key) for key in content] + ([f"model_states.{key}" for key in states] if isinstance(states, Mapping) else [])
+        shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+        raise ValueError(f"{path} holds no state dict under model_states.net or state_dict; it has {shown or 'nothing'}")
+    epoch, arguments = content.get("epoch"), content.get("args")
+    dataset = vars(arguments).get("dataset") if isinstance(arguments, argparse.Namespace) else None
+    return PublishedCheckpoint(dict(found), epoch if type(epoch) is int else None, dataset if isinstance(dataset, str) else None)
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder, not a checkpoint" if path.is_dir() else f"no checkpoint at {path}")
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    if zipped and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is cut or damaged; copy or fetch it again")
+    try:
+        with torch.serialization.safe_globals(ALLOWED):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a cut or foreign file raises any of a dozen types
+        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(
+                f"{path} asks for the Python type {asked[1]}, and building it could run code of the file; allowed are tensors, "
+                "numbers, texts, containers of them and argparse.Namespace: save the state dict alone with torch.save"
+            ) from None
+        raise ValueError(
+            f"{path} is no checkpoint that torch.save wrote, or it is cut or damaged ({type(error).__name__})"
+        ) from None
+
+
+def convert_checkpoint(
+    path: Path,
+    out: Path,
+    *,
+    model_name: str | None = None,
+    data: str | None = None,
+    root: str = "data",
+    mean: Colour | None = None,
+    std: Colour | None = None,
+) -> RunFolder:
+    """Make a run folder of a checkpoint of the published code, for evaluation, explanation and reports.
+
+    ``config.toml`` gives the published settings with the published code's KL: what the weights were trained with, as far as the
+    paper tells. There is no log and no last checkpoint, so nothing can be resumed.
+
+    Args:
+        path: see `read_published`.
+        out: the new folder.
+        model_name: one of `aib.models.reference.REFERENCE_MODELS`; by default what the weights are.
+        data: the data it was trained on, for the class names and as the default of later evaluations; by default CIFAR-10 or
+            CIFAR-100, by what the checkpoint says and by the number of classes.
+        root: the folder of the named data sets. Where CIFAR or SVHN is absent its class names are known all the same.
+        mean, std: normalisation of pixels in [0, 1]; by default that of the published code (`published_normalization`).
+
+    Raises:
+        ValueError: see `read_published` and `aib.convert_reference`; or ``out`` is taken, the data have other classes or cannot be
+            opened, or the normalisation is incomplete or not positive.
+        OSError: the folder cannot be written.
+    """
+    folder = RunFolder(out)
+    folder.check_free()
+    checkpoint = read_published(path)
+    try:
+        network = identify_reference(checkpoint.state_dict)
+        weights = convert_reference(checkpoint.state_dict, model_name or network.name)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    data = data or _trained_on(checkpoint, network, path)
+    check_apart(out, data)
+    mean, std, told = _normalization(network.name, checkpoint.dataset or Path(data).stem, mean, std)
+    class_names = _class_names(data, root, network)
+    with torch.device("meta"):  # its weights are all replaced: a start need not be drawn
+        model = create_model(network.name, network.num_classes, **network.options)
+    macs = count_macs(model, (3, IMAGE_SIZE, IMAGE_SIZE))
+    model.load_state_dict(weights, assign=True)
+    card = {
+        "name": network.name,
+        "data": data if data in CLASS_NAMES else Path(data).stem,
+        "num_classes": network.num_classes,
+        "class_names": class_names,
+        "mean": list(mean),
+        "std": list(std),
+        "image_size": [IMAGE_SIZE, IMAGE_SIZE],
+        "channels": 3,
+        "site": None,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "macs": macs,
+        "options": {
+            "name": network.name, "num_classes": network.num_classes, "in_channels": 3, "pretrained": None, **network.options,
+        },
+        "epoch": checkpoint.epoch,
+        "converted_from": {
+            "file": path.name,
+            "sha256": _sha256(path),
+            "dataset": checkpoint.dataset,
+            "normalization": told,
+            "training": "by the published code, which keeps the epoch with the least test error; config.toml repeats its settings",
+        },
+    }  # fmt: skip
+    folder.create(_published_config(network, data, root, out))
+    save_weights(folder, model, card)
+    return folder
+
+
+def published_normalization(model_name: str, dataset: str) -> tuple[Colour, Colour]:
+    """Mean and standard deviation with which the published code normalises pixels in [0, 1].
+
+    They go by the network, not by the data: the VGG takes CIFAR-100's for CIFAR-10 too, the WRN CIFAR-10's for CIFAR-100 too; both
+    take 0.5 for SVHN.
+
+    Args:
+        model_name: one of `aib.models.reference.REFERENCE_MODELS`.
+        dataset: name of the data set; only ``"svhn"`` matters.
+    """
+    return STATISTICS["svhn" if dataset.lower() == "svhn" else model_name.partition("_")[0]]
+
+
+def _normalization(model_name: str, dataset: str, mean: Colour | None, std: Colour | None) -> tuple[Colour, Colour, str]:
+    """Mean, standard deviation and where they come from."""
+    if (mean is None) != (std is None):
+        given, absent = ("mean", "std") if std is None else ("std", "mean")
+        raise ValueError(f"{given} is given without {absent}; give both or neither")
+    if mean is None or std is None:
+        whose = "0.5" if dataset.lower() == "svhn" else "CIFAR-100's" if model_name.startswith("vgg") else "CIFAR-10's"
+        kind = "SVHN" if dataset.lower() == "svhn" else f"every CIFAR with {model_name.partition('_')[0].upper()}"
+        return *published_normalization(model_name, dataset), f"{whose}, which the published code takes for {kind}"
+    if min(std) <= 0:
+        raise ValueError(f"std is {', '.join(map(str, std))}; it must be above 0")
+    return mean, std, "as given"
+
+
+def _trained_on(checkpoint: PublishedCheckpoint, network: ReferenceNetwork, path: Path) -> str:
+    """The data set the checkpoint names, or else the CIFAR with as many classes."""
+    if checkpoint.dataset is not None:
+        if checkpoint.dataset.lower() in CLASS_NAMES:
+            return checkpoint.dataset.lower()
+        raise ValueError(f"{path} was trained on {checkpoint.dataset}, not on {', '.join(CLASS_NAMES)}; name the data with --data")
+    if network.num_classes not in BY_CLASSES:
+        raise ValueError(f"{path} has {network.num_classes} classes and does not say of what data; give them with --data")
+    return BY_CLASSES[network.num_classes]
+
+
+def _class_names(data: str, root: str, network: ReferenceNetwork) -> list[str]:
+    """Names from the data themselves, whose spelling later evaluations compare with, or from memory where a named set is absent."""
+    try:
+        bundle = open_data(data, root=Path(root), image_size=IMAGE_SIZE)
+    except ValueError:
+        if data not in CLASS_NAMES:
+            raise
+        names = CLASS_NAMES[data]
+    else:
+        names = tuple(bundle.class_names)
+        if bundle.channels != 3:
+            raise ValueError(f"{data} has images of {bundle.channels} channel; the published networks take 3")
+    if len(names) != network.num_classes:
+        raise ValueError(
+            f"{data} has {len(names)} classes, the network has {network.num_classes}; name the data it was trained on with --data"
+        )
+    return list(names)
+
+
+def _published_config(network: ReferenceNetwork, data: str, root: str, out: Path) -> TrainConfig:
+    """The settings that the paper and its code publish; the checkpoints record some of them or none."""
+    vgg = network.name.startswith("vgg")
+    return TrainConfig(
+        data=DataConfig(data=data, root=root, image_size=IMAGE_SIZE, crop_padding=4, flip=True),
+        model=ModelConfig(model=network.name, anchors=network.anchors, latent_dim=network.latent_dim),
+        optim=OptimConfig(
+            epochs=200, batch_size=128, optimizer="sgd", lr=0.1, momentum=0.9, nesterov=False, weight_decay=5e-4, schedule="step",
+            warmup_epochs=1.0 if vgg else 0.0, step_epochs=tuple(range(25, 200, 25)) if vgg else (60, 120, 160),
+            step_factor=0.5 if vgg else 0.2, beta=0.01, kl="reference", lambda_anchor=0.4, lambda_commitment=0.1,
+            anchor_lr_scale=1.0 if vgg else 1e-4,  # meant for both, but the VGG code loses it on its way to the GPU
+        ),
+        run=RunConfig(out=str(out)),
+    )  # fmt: skip
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
