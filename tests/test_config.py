@@ -17,11 +17,11 @@ from aib.train.config import RunConfig, TrainConfig, config_from_dict, config_to
 CHANGED: dict[str, dict[str, Any]] = {
     "data": {
         "data": "photos with spaces/ünïcode", "root": "elsewhere", "image_size": 48, "val_fraction": 0.25, "split_seed": 7,
-        "crop_padding": 3, "flip": False, "download": True, "skip_bad": True, "workers": 0,
+        "crop_padding": 3, "flip": False, "download": True, "skip_bad": True, "workers": 0, "boxes": "keep",
     },
     "model": {
         "model": "resnet18", "attend": "layer2", "anchors": 12, "latent_dim": 32, "modulation": "plain",
-        "min_std": 0.5, "pretrained": "yes",
+        "min_std": 0.5, "width": 0.5, "pretrained": "yes",
     },
     "optim": {
         "epochs": 9, "batch_size": 17, "optimizer": "adamw", "lr": 0.003, "momentum": 0.5, "nesterov": False, "weight_decay": 0.125,

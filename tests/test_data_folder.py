@@ -107,6 +107,14 @@ def test_clutter_of_operating_systems_nested_folders_and_links(tmp_path: Path) -
     assert bundle.skipped == ()
 
 
+def test_nothing_is_held_out_for_validation_when_not_wanted(tmp_path: Path) -> None:
+    fill(tmp_path / "one")
+    with_val, without = open_folder(tmp_path / "one"), open_folder(tmp_path / "one", val_fraction=None)
+    assert set(names(without.train)) == {*names(with_val.train), *names(with_val.val)}
+    assert (len(without.val), names(without.test)) == (0, names(with_val.test))
+    assert everything(without.train).shape[0] == len(without.train)
+
+
 def test_the_size_of_small_equal_images_is_kept(tmp_path: Path) -> None:
     fill(tmp_path / "small", side=16)
     assert open_folder(tmp_path / "small").image_size == (16, 16)

@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "one self-contained HTML page about one or more runs",
     "sweep": "train several values of some options over seeds, and compare",
     "convert": "turn a checkpoint of the paper's published code into a run folder",
+    "figure": "figures 3, 4 and 5 of the paper, from your runs",
     "table": "the paper's tables, published values beside ours",
     "sites": "list where attention can be attached in a timm model",
     "recipes": "list the recipes and models",

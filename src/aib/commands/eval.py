@@ -18,10 +18,14 @@ class EvalOptions:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    split: Literal["test", "val"] = "test"
-    """Which images."""
+    split: Literal["test", "val", "train"] = "test"
+    """Which images; train is, of another data set, all of its training images."""
     data: str | None = None
-    """Another data set with the same classes."""
+    """Another data set with the same classes, or stl10 for a run on cifar10."""
+    labels: Literal["by-name", "by-index"] | None = None
+    """Classes of the other set: those that both have (by-name; what stl10 gets) or as numbered (by-index, the paper's table)."""
+    download: bool = False
+    """Fetch a named data set that is absent."""
     samples: tuple[int, int] | None = None
     """Draws of the attention and, for each, of the latent (4 4 as published); by default the deterministic mean path."""
     seed: int = 0
@@ -46,8 +50,8 @@ def run(arguments: Sequence[str]) -> None:
     from aib.train.run_folder import RunFolder
 
     result = evaluate(
-        options.run, split=options.split, data=options.data, device=choose_device(options.device), samples=options.samples,
-        seed=options.seed,
+        options.run, split=options.split, data=options.data, labels=options.labels, download=options.download,
+        device=choose_device(options.device), samples=options.samples, seed=options.seed,
     )  # fmt: skip
     Console(soft_wrap=True, highlight=False).print("\n".join(summary_lines(result)), markup=False)
     if options.record is not None:
@@ -64,6 +68,15 @@ def summary_lines(result: dict) -> list[str]:
         ("cross-entropy", f"{result['cross_entropy']:.4f} nats"),
         ("calibration error", f"{100 * result['ece']:.2f} %"),
     ]
+    if "labels" in result:
+        used = result["labels"]
+        shared = f"{len(used['classes_shared'])} of {len(result['confusion'])} classes"
+        if used["convention"] == "by-name":
+            lost = f" ({', '.join(used['classes_left_out'])})" if used["left_out"] else ""
+            text = f"by name, {shared}; {used['left_out']} images left out{lost}"
+        else:
+            text = f"by index; {shared} have the same name, images of others can only be wrong or right by chance"
+        rows.append(("labels", text))
     if "rate_bits" in result:
         rows.append(("rate", f"{result['rate_bits']:.2f} bits"))
     if "anchors" in result:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aib.data.bundle import DataBundle as DataBundle
     from aib.data.bundle import Split as Split
     from aib.data.bundle import TensorSplit as TensorSplit
+    from aib.data.classes import match_classes as match_classes
     from aib.data.folder import FileSplit as FileSplit
     from aib.data.images import read_image as read_image
     from aib.data.open import DATA_NAMES as DATA_NAMES
@@ -23,6 +24,7 @@ _HOMES = {
     "DataBundle": "bundle",
     "Split": "bundle",
     "TensorSplit": "bundle",
+    "match_classes": "classes",
     "FileSplit": "folder",
     "read_image": "images",
     "DATA_NAMES": "open",

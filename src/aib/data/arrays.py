@@ -24,7 +24,7 @@ CHUNK_ELEMENTS = 1 << 22
 """Pixels converted at a time, so that no copy of a whole array in floats is ever made."""
 
 
-def open_arrays(path: Path | str, *, val_fraction: float = 0.1, seed: int = 0) -> DataBundle:
+def open_arrays(path: Path | str, *, val_fraction: float | None = 0.1, seed: int = 0) -> DataBundle:
     """Open an ``.npz`` file; see `bundle_arrays` for what it may hold. Nothing in it is ever unpickled.
 
     Raises:
@@ -46,7 +46,7 @@ def open_arrays(path: Path | str, *, val_fraction: float = 0.1, seed: int = 0) -
 
 
 def bundle_arrays(
-    arrays: Mapping[str, np.ndarray], *, name: str, source: str, val_fraction: float = 0.1, seed: int = 0
+    arrays: Mapping[str, np.ndarray], *, name: str, source: str, val_fraction: float | None = 0.1, seed: int = 0
 ) -> DataBundle:
     """A bundle from arrays by name, each read once and only when needed.
 
@@ -62,7 +62,8 @@ def bundle_arrays(
         arrays: arrays by key, such as an open ``.npz`` file.
         name: of the bundle.
         source: what messages call the arrays, such as the file's path.
-        val_fraction: share of every class held out of training where there is no ``val``.
+        val_fraction: share of every class held out of training where there is no ``val``; None holds none out and leaves ``val``
+            empty.
         seed: of the hold-out.
 
     Raises:
@@ -77,7 +78,7 @@ def bundle_arrays(
     for split in splits:
         _check_range(archive, labels[split], label_key.format(split), len(class_names))
     try:
-        check_classes(labels["train"], class_names, "train", least=1 if "val" in splits else 2)
+        check_classes(labels["train"], class_names, "train", least=1 if "val" in splits or val_fraction is None else 2)
         if "val" in splits:
             check_classes(labels["val"], class_names, "val")
     except ValueError as error:

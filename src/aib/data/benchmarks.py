@@ -1,76 +1,198 @@
-"""The benchmarks of the paper by name."""
+"""The benchmarks of the paper with small images, by name; CUB-200-2011 is in `aib.data.cub`."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from aib.data.arrays import bundle_arrays, open_arrays
-from aib.data.bundle import DataBundle
+from aib.data.augment import channel_statistics
+from aib.data.bundle import DataBundle, Split, TensorSplit
+from aib.data.checksums import odd_file, unpack
+from aib.data.images import resize_pixels, size_pair
 
-__all__ = ["BENCHMARKS", "open_benchmark"]
+__all__ = ["BENCHMARKS", "STL10_CLASSES", "Benchmark", "open_benchmark"]
 
-BENCHMARKS = {"cifar10": 10, "cifar100": 100}
-"""Number of classes by name; those of CIFAR-100 are the fine ones."""
+STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
-TORCHVISION_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-"""Where torchvision unpacks each set, below its root."""
+DIGITS = tuple(str(digit) for digit in range(10))
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is known of a data set before it is opened.
+
+    Attributes:
+        files: what torchvision keeps of it, below its root: a folder, or the files of training and test.
+        download: what fetching it takes, in words.
+        archive: the official archive that the folder comes out of.
+        classes: their number.
+        side: of the square RGB images, in pixels.
+        class_names: in label order where the files do not bring them.
+        mirror: whether an image and its mirror image show the same class.
+    """
+
+    files: tuple[str, ...]
+    download: str
+    archive: str | None = None
+    classes: int = 10
+    side: int = 32
+    class_names: tuple[str, ...] | None = None
+    mirror: bool = True
+
+
+BENCHMARKS = {
+    "cifar10": Benchmark(("cifar-10-batches-py",), "170 MB", "cifar-10-python.tar.gz"),
+    "cifar100": Benchmark(("cifar-100-python",), "170 MB", "cifar-100-python.tar.gz", classes=100),
+    "svhn": Benchmark(("train_32x32.mat", "test_32x32.mat"), "250 MB", class_names=DIGITS, mirror=False),
+    "stl10": Benchmark(("stl10_binary",), "2.6 GB", "stl10_binary.tar.gz", side=96, class_names=STL10_CLASSES),
+}
+"""By name; the classes of CIFAR-100 are the fine ones."""
 
 
 def open_benchmark(
-    name: str, root: Path | str = "data", *, download: bool = False, val_fraction: float = 0.1, seed: int = 0
+    name: str,
+    root: Path | str = "data",
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    download: bool = False,
+    val_fraction: float | None = 0.1,
+    seed: int = 0,
+    extra: bool = False,
 ) -> DataBundle:
-    """CIFAR-10 or CIFAR-100: 50,000 training images, of which ``val_fraction`` is held out, and 10,000 test images, 32x32 RGB.
+    """A data set of small RGB images with its official test split; ``val_fraction`` of the training images is held out.
 
-    Read from ``root/<name>.npz`` (see `open_arrays`) if it is there, else from torchvision's files in ``root``.
+    | name | training | test | images | |
+    |---|---|---|---|---|
+    | cifar10, cifar100 | 50,000 | 10,000 | 32x32 | |
+    | svhn | 73,257 | 26,032 | 32x32 | house numbers; the bundle says not to mirror them, though the paper does |
+    | stl10 | 5,000 | 8,000 | 96x96 | the labelled images; the 100,000 without labels are neither read nor needed |
+
+    Read from ``root/<name>.npz`` (see `open_arrays`) if it is there, else from torchvision's files in ``root``, or the official
+    archive there, whose MD5s are checked.
 
     Args:
-        name: ``"cifar10"`` or ``"cifar100"``.
+        name: one of `BENCHMARKS`.
         root: the folder of data sets.
-        download: fetch torchvision's files (170 MB) if neither is there.
-        val_fraction, seed: of the stratified hold-out.
+        image_size: side or (height, width) that stl10 is resized to, with antialiasing; the others have their own.
+        download: fetch torchvision's files if neither is there.
+        val_fraction, seed: of the stratified hold-out; None holds none out and leaves ``val`` empty.
+        extra: train on the 531,131 easier images of svhn too (1.3 GB more to fetch, about 6 GB of memory to open).
 
     Raises:
-        ValueError: the name is unknown, the data are not there or are another set's, or the download failed.
+        ValueError: the name is unknown, the data are not there, damaged or another set's, the download failed, ``image_size`` is
+            given for a set that is not resized, or ``extra`` for one that has none.
     """
     if name not in BENCHMARKS:
         near = difflib.get_close_matches(name, BENCHMARKS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown benchmark {name!r}; {hint}There are: {', '.join(BENCHMARKS)}")
-    root = Path(root).expanduser()
+    if extra and name != "svhn":
+        raise ValueError(f"{name} has no extra training images; only svhn does")
+    known, root = BENCHMARKS[name], Path(root).expanduser()
+    size = (known.side, known.side) if image_size is None else size_pair(image_size)
+    if name != "stl10" and size != (known.side, known.side):
+        raise ValueError(f"image_size is {image_size} but {name} has {known.side}x{known.side} images; only stl10 is resized")
     local = root / f"{name}.npz"
     if local.exists():
+        if extra:
+            raise ValueError(f"extra needs the files of torchvision, but {local} is there and goes first; move it elsewhere")
         bundle = replace(open_arrays(local, val_fraction=val_fraction, seed=seed), name=name)
+        if known.class_names is not None and bundle.class_names == DIGITS:
+            bundle = replace(bundle, class_names=known.class_names)
     else:
-        bundle = _from_torchvision(name, root, download, val_fraction, seed)
-    if bundle.num_classes != BENCHMARKS[name] or bundle.image_size != (32, 32) or bundle.channels != 3:
-        height, width = bundle.image_size
+        arrays = _from_torchvision(name, root, download, extra)
+        if known.class_names is not None:
+            arrays["class_names"] = np.array(known.class_names)
+        bundle = bundle_arrays(arrays, name=name, source=str(root), val_fraction=val_fraction, seed=seed)
+    height, width = bundle.image_size
+    if bundle.num_classes != known.classes or (height, width) != (known.side, known.side) or bundle.channels != 3:
         raise ValueError(
             f"{local} is not {name}: it has {bundle.num_classes} classes of {height}x{width} images with {bundle.channels} "
-            f"channels, not {BENCHMARKS[name]} of 32x32 with 3"
+            f"channels, not {known.classes} of {known.side}x{known.side} with 3"
         )
-    return bundle
+    bundle = replace(bundle, mirror=known.mirror)
+    return bundle if size == bundle.image_size else _resized(bundle, size)
 
 
-def _from_torchvision(name: str, root: Path, download: bool, val_fraction: float, seed: int) -> DataBundle:
-    folder = root / TORCHVISION_FOLDERS[name]
+def _from_torchvision(name: str, root: Path, download: bool, extra: bool) -> Arrays:
+    """Training and test arrays in the keys of `bundle_arrays`."""
+    known = BENCHMARKS[name]
+    needed = [root / file for file in (*known.files, *(("extra_32x32.mat",) if extra else ()))]
+    where = needed[0] if len(needed) == 1 else f"{root} ({', '.join(path.name for path in needed)})"
+    packed = root / known.archive if known.archive is not None and not needed[0].exists() else None
     # looked for here too: importing torchvision takes seconds
-    if not download and not folder.is_dir():
-        raise ValueError(f"{name} is neither in {root / name}.npz nor in {folder}; fetch it with --download (170 MB)")
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    source = CIFAR100 if name == "cifar100" else CIFAR10
+    if not download and not all(path.exists() for path in needed) and not (packed is not None and packed.is_file()):
+        raise ValueError(f"{name} is neither in {root / name}.npz nor in {where}; fetch it with --download ({known.download})")
+    source = _source(name)
+    if not download and packed is not None:
+        unpack(packed, source.tgz_md5, needed[0].name)
     try:
-        train, test = (source(str(root), train=part, download=download) for part in (True, False))
-    except (OSError, RuntimeError) as error:
+        return _read(name, source, root, download, extra)
+    except (OSError, RuntimeError, HTTPException) as error:
         # a missing network is an OSError, a missing or damaged file a RuntimeError
-        reason = " ".join(str(error).split())
+        wrong = odd_file(_official(source, root, extra))
         if download:
-            raise ValueError(f"the download of {name} failed: {reason}; bring {folder} or {root / name}.npz yourself") from error
-        raise ValueError(f"{folder} is incomplete or damaged; fetch it again with --download (170 MB)") from error
-    arrays = {"x_train": train.data, "y_train": np.array(train.targets), "x_test": test.data, "y_test": np.array(test.targets)}
-    arrays["class_names"] = np.array(train.classes)
-    return bundle_arrays(arrays, name=name, source=str(folder), val_fraction=val_fraction, seed=seed)
+            reason = wrong if wrong and isinstance(error, RuntimeError) else " ".join(str(error).split())
+            raise ValueError(f"the download of {name} failed: {reason}; bring {where} or {root / name}.npz yourself") from error
+        reason = f": {wrong}" if wrong else ""
+        raise ValueError(f"{where} is incomplete or damaged{reason}; fetch it again with --download ({known.download})") from error
+
+
+def _source(name: str) -> Any:
+    """torchvision's class of a data set."""
+    from torchvision.datasets import CIFAR10, CIFAR100, STL10, SVHN
+
+    class Labelled(STL10):
+        """Without the images that have no labels: their file of 2.7 GB would be checked before each split, and must be there."""
+
+        train_list = STL10.train_list[:2]
+
+    return {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN, "stl10": Labelled}[name]
+
+
+def _read(name: str, source: Any, root: Path, download: bool, extra: bool) -> Arrays:
+    if name.startswith("cifar"):
+        train, test = (source(str(root), train=part, download=download) for part in (True, False))
+        return {
+            "x_train": train.data, "y_train": np.array(train.targets), "x_test": test.data, "y_test": np.array(test.targets),
+            "class_names": np.array(train.classes),
+        }  # fmt: skip
+    train, test = (source(str(root), split=part, download=download) for part in ("train", "test"))
+    arrays = {"x_train": train.data, "y_train": train.labels, "x_test": test.data, "y_test": test.labels}
+    if extra:
+        more = source(str(root), split="extra", download=download)
+        arrays["x_train"] = np.concatenate([train.data, more.data])
+        arrays["y_train"] = np.concatenate([train.labels, more.labels])
+    return arrays
+
+
+def _official(source: Any, root: Path, extra: bool) -> list[tuple[Path, str]]:
+    """The files that are read, with their official MD5s."""
+    if hasattr(source, "split_list"):
+        parts = ("train", "test", "extra") if extra else ("train", "test")
+        return [(root / source.split_list[part][1], source.split_list[part][2]) for part in parts]
+    return [(root / source.base_folder / file, md5) for file, md5 in (*source.train_list, *source.test_list)]
+
+
+def _resized(bundle: DataBundle, size: tuple[int, int]) -> DataBundle:
+    """The bundle, its splits in memory, with its images at another size, and the mean and deviation of those."""
+
+    def at_size(split: Split) -> TensorSplit:
+        assert isinstance(split, TensorSplit)
+        images = torch.empty((len(split), 3, *size), dtype=torch.uint8)
+        for image, resized in zip(split.images.permute(0, 2, 3, 1).numpy(), images):
+            resized.copy_(torch.from_numpy(resize_pixels(np.ascontiguousarray(image), size).copy()).permute(2, 0, 1))
+        return replace(split, images=images, masks=None)
+
+    train = at_size(bundle.train)
+    mean, std = channel_statistics(train.images.split(1000))
+    return replace(bundle, train=train, val=at_size(bundle.val), test=at_size(bundle.test), mean=mean, std=std, image_size=size)

@@ -6,7 +6,7 @@ A split yields batches of uint8 images; augmentation and normalisation happen af
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -61,6 +61,10 @@ class Split(Protocol):
         """
         ...
 
+    def select(self, positions: Tensor, labels: Tensor | None = None) -> Split:
+        """The images at ``positions`` (n,) int64 as a split of their own, with their labels or with ``labels`` (n,) int64."""
+        ...
+
 
 @dataclass(frozen=True)
 class TensorSplit:
@@ -97,6 +101,15 @@ class TensorSplit:
             where = index.to(device)
             yield Batch(self.images[where], self.labels[index].to(device), index)
 
+    def select(self, positions: Tensor, labels: Tensor | None = None) -> TensorSplit:
+        """See `Split.select`; the images are copied."""
+        return TensorSplit(
+            self.images[positions.to(self.images.device)],
+            self.labels[positions] if labels is None else labels,
+            None if self.masks is None else self.masks[positions],
+            None if self.names is None else tuple(self.names[i] for i in positions.tolist()),
+        )
+
 
 @dataclass(frozen=True)
 class DataBundle:
@@ -104,12 +117,14 @@ class DataBundle:
 
     Attributes:
         name: what the user asked for (``"clutter"``, ``"photos"``).
-        train, val, test: the splits; ``val`` was held out of training and shares no image with ``test``.
+        train, val, test: the splits; ``val`` was held out of training and shares no image with ``test``. It is empty where nothing
+            was to be held out, of a set that is evaluated only.
         class_names: one name a class, in label order.
         mean, std: per channel, of images scaled to [0, 1]; from the training split.
         image_size: (height, width) of the batches.
         skipped: files left out, one line each with the reason.
         mirror: whether an image and its mirror image show the same class (handwriting does not).
+        left_out: of `aib.data.classes.match_classes`: by split, how many images of which class were dropped.
     """
 
     name: str
@@ -122,6 +137,7 @@ class DataBundle:
     image_size: tuple[int, int]
     skipped: tuple[str, ...] = field(default=())
     mirror: bool = True
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -164,12 +180,14 @@ def batch_indices(order: Tensor, batch_size: int, *, drop_last: bool = False) ->
     return batches
 
 
-def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Positions kept and positions held out, ``fraction`` of every class (at least one image) in the second.
+def stratified_split(labels: Tensor, fraction: float | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions kept and positions held out, ``fraction`` of every class (at least one image) in the second, none if it is None.
 
     Raises:
         ValueError: ``fraction`` is outside (0, 1), or a class has fewer than two images.
     """
+    if fraction is None:
+        return torch.arange(len(labels)), torch.arange(0)
     if not 0.0 < fraction < 1.0:
         raise ValueError(f"the held-out fraction is {fraction}; it must lie between 0 and 1")
     generator = torch.Generator().manual_seed(seed)

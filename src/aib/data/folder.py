@@ -7,9 +7,9 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from aib.data.augment import channel_statistics
 from aib.data.bundle import Batch, DataBundle, Split, TensorSplit, check_classes, stratified_split
 from aib.data.images import ImageError, decode_image, read_image, size_pair, upright_size
 
-__all__ = ["FileSplit", "open_folder", "read_image"]
+__all__ = ["FileSplit", "open_folder", "read_image", "statistics_batches"]
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folder names, in any case, that stand for a split."""
@@ -58,11 +58,24 @@ class FileSplit:
     workers: int = 2
 
     @property
-    def masks(self) -> None:
+    def masks(self) -> Tensor | None:
         return None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def select(self, positions: Tensor, labels: Tensor | None = None) -> Self:
+        """See `Split.select`."""
+        names = tuple(self.names[i] for i in positions.tolist())
+        return replace(self, names=names, labels=self.labels[positions] if labels is None else labels)
+
+    def decode(self, position: int, crop: np.random.Generator | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 of the image at ``position``; with ``crop`` a random part of it, as in training.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
+        return decode_image(self.root / self.names[position], self.size, crop)
 
     def batches(self, indices: Sequence[Tensor], *, train: bool = False, seed: int = 0) -> Iterator[Batch]:
         """See `Split.batches`; images (N, 3, H, W) are on the CPU. ``train`` takes a random crop resized instead of the centre.
@@ -112,7 +125,7 @@ class _BatchDecoder(Dataset):
         for image, position in zip(images, positions):
             crop = self._crop(position) if self.train else None
             try:
-                pixels = decode_image(self.split.root / self.split.names[position], self.split.size, crop)
+                pixels = self.split.decode(position, crop)
             except ImageError as error:
                 return str(error)
             image[:] = pixels.transpose(2, 0, 1)
@@ -135,7 +148,7 @@ def open_folder(
     path: Path | str,
     *,
     image_size: int | tuple[int, int] | None = None,
-    val_fraction: float = 0.1,
+    val_fraction: float | None = 0.1,
     test_fraction: float = 0.1,
     seed: int = 0,
     skip_bad: bool = False,
@@ -152,7 +165,8 @@ def open_folder(
         path: the folder. Hidden files and what operating systems leave behind are ignored; any other file must be an image.
         image_size: (height, width) or side of the batches; by default that of the images where all have the same and it is at
             most 64, else 224.
-        val_fraction: share of the training images of every class held out where there is no ``val`` (``valid``, ``validation``).
+        val_fraction: share of the training images of every class held out where there is no ``val`` (``valid``, ``validation``);
+            None holds none out and leaves ``val`` empty.
         test_fraction: likewise, taken first, where there is no ``test``.
         seed: of both hold-outs.
         skip_bad: leave out files that cannot be read and list them in ``skipped``, instead of raising.
@@ -190,12 +204,13 @@ def open_folder(
 
     positions = {split: torch.from_numpy(np.flatnonzero(part == split)) for split in given}
     missing = [split for split in ("test", "val") if split not in given]
+    held = len(missing) - (val_fraction is None and "val" in missing)
     for split in given:
-        check_classes(labels[positions[split]], class_names, split, least=1 + len(missing) if split == "train" else 1)
+        check_classes(labels[positions[split]], class_names, split, least=1 + held if split == "train" else 1)
     for split in missing:
         train = positions["train"]
-        kept, held = stratified_split(labels[train], test_fraction if split == "test" else val_fraction, seed)
-        positions["train"], positions[split] = train[kept], train[held]
+        kept, rest = stratified_split(labels[train], test_fraction if split == "test" else val_fraction, seed)
+        positions["train"], positions[split] = train[kept], train[rest]
 
     def made(split: str) -> Split:
         where = positions[split]
@@ -205,7 +220,7 @@ def open_folder(
         return FileSplit(root, chosen, labels[where], size, workers)
 
     train_split = made("train")
-    mean, std = channel_statistics(batch.images for batch in train_split.batches(_statistics_batches(train_split, seed)))
+    mean, std = channel_statistics(batch.images for batch in train_split.batches(statistics_batches(train_split, seed)))
     return DataBundle(
         name=root.resolve().name,
         train=train_split,
@@ -334,7 +349,7 @@ def _decode_all(files: Sequence[Path], size: tuple[int, int], keep: bool, worker
     return torch.from_numpy(images) if keep else None, bad
 
 
-def _statistics_batches(split: Split, seed: int) -> list[Tensor]:
+def statistics_batches(split: Split, seed: int) -> list[Tensor]:
     """Positions to compute mean and deviation from: all of a split in memory, a seeded part of one in files."""
     order = torch.arange(len(split))
     if isinstance(split, FileSplit) and len(split) > STATISTICS_IMAGES:

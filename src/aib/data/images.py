@@ -12,7 +12,10 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-__all__ = ["ImageError", "decode_image", "read_image", "size_pair", "to_rgb", "upright_size"]
+__all__ = ["Box", "ImageError", "decode_image", "largest_box", "read_image", "resize_pixels", "size_pair", "to_rgb", "upright_size"]
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
 
 CROP_AREA = (0.35, 1.0)
 """Share of an image's area that a random crop keeps."""
@@ -67,23 +70,41 @@ def read_image(path: Path | str, size: int | tuple[int, int], *, channels: int =
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
-def decode_image(path: Path | str, size: tuple[int, int], crop: np.random.Generator | None = None) -> np.ndarray:
+def decode_image(
+    path: Path | str, size: tuple[int, int], crop: np.random.Generator | None = None, region: Box | None = None
+) -> np.ndarray:
     """(H, W, 3) uint8, upright, resized with antialiasing to ``size`` = (H, W).
 
     The region resized is the largest centred one with the aspect ratio of ``size``; with ``crop`` it is a random one that keeps 35
-    to 100 % of the area (less of an image much longer than wide).
+    to 100 % of the area (less of an image much longer than wide). A ``region`` in pixels of the upright image is resized as it
+    is, its aspect ratio changed to that of ``size``; what lies outside the image is cut off.
 
     Raises:
-        ImageError: see `read_image`.
+        ImageError: see `read_image`, or the region lies outside the image.
     """
     with _opened(path) as image:
-        # lets libjpeg decode a large photograph at 1/2, 1/4 or 1/8, still at least twice the size wanted
-        image.draft(None, (2 * max(size), 2 * max(size)))
+        if region is None:
+            # lets libjpeg decode a large photograph at 1/2, 1/4 or 1/8, still at least twice the size wanted; the region is one of
+            # the image at its own size
+            image.draft(None, (2 * max(size), 2 * max(size)))
         # the file's own orientation tag is lost by a conversion: turn first
         ImageOps.exif_transpose(image, in_place=True)
         rgb = to_rgb(image)
-        box = _largest_box(rgb.size, size) if crop is None else _random_box(rgb.size, size, crop)
-        return np.asarray(rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
+        if region is not None:
+            box = _inside(rgb.size, region)
+        else:
+            box = largest_box(rgb.size, size) if crop is None else _random_box(rgb.size, size, crop)
+        return _resized(rgb, size, box)
+
+
+def resize_pixels(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 of any size brought to ``size`` = (H, W) as `decode_image` does: with antialiasing, the centre kept."""
+    image = Image.fromarray(pixels)
+    return _resized(image, size, largest_box(image.size, size))
+
+
+def _resized(image: Image.Image, size: tuple[int, int], box: Box) -> np.ndarray:
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box))
 
 
 def upright_size(path: Path | str) -> tuple[int, int]:
@@ -147,11 +168,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         raise ImageError(path, " ".join(reason.split()) or type(error).__name__) from error
 
 
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, in pixels."""
-
-
-def _largest_box(image: tuple[int, int], size: tuple[int, int], across: float = 0.5, down: float = 0.5) -> Box:
+def largest_box(image: tuple[int, int], size: tuple[int, int], across: float = 0.5, down: float = 0.5) -> Box:
     """The largest region of an image (width, height) with the aspect ratio of ``size`` (height, width), centred by default."""
     scale = min(image[0] / size[1], image[1] / size[0])
     return _box(image, size[1] * scale, size[0] * scale, across, down)
@@ -165,7 +182,20 @@ def _random_box(image: tuple[int, int], size: tuple[int, int], rng: np.random.Ge
         width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)
         if width <= image[0] and height <= image[1]:
             return _box(image, width, height, rng.uniform(), rng.uniform())
-    return _largest_box(image, size, rng.uniform(), rng.uniform())
+    return largest_box(image, size, rng.uniform(), rng.uniform())
+
+
+def _inside(image: tuple[int, int], region: Box) -> Box:
+    """The part of ``region`` inside an image (width, height).
+
+    Raises:
+        ValueError: there is none; the message says so.
+    """
+    left, top, right, bottom = max(region[0], 0.0), max(region[1], 0.0), min(region[2], image[0]), min(region[3], image[1])
+    if left >= right or top >= bottom:
+        where = ", ".join(f"{value:g}" for value in region)
+        raise ValueError(f"it has {image[0]}x{image[1]} pixels, and its box ({where}: left, top, right, bottom) lies outside")
+    return left, top, right, bottom
 
 
 def _box(image: tuple[int, int], width: float, height: float, across: float, down: float) -> Box:

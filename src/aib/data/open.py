@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DATA_NAMES", "open_data"]
 
-DATA_NAMES = ("clutter", "cifar10", "cifar100")
+DATA_NAMES = ("clutter", "cifar10", "cifar100", "svhn", "stl10", "cub200")
 """Data sets with a name; anything else is a path."""
 
 
@@ -20,30 +20,47 @@ def open_data(
     *,
     root: Path | str = "data",
     image_size: int | tuple[int, int] | None = None,
-    val_fraction: float = 0.1,
+    val_fraction: float | None = 0.1,
     seed: int = 0,
     download: bool = False,
     skip_bad: bool = False,
     workers: int = 2,
+    boxes: str | None = None,
 ) -> DataBundle:
     """Open the data set called ``data``.
 
     Args:
-        data: ``"clutter"`` (embedded), ``"cifar10"`` or ``"cifar100"`` (in ``root``), an ``.npz`` file, or a folder of class
-            folders. A name wins over a path; write ``./cifar10`` for a folder of that name.
+        data: ``"clutter"`` (embedded), one of the benchmarks in ``root`` (``"cifar10"``, ``"cifar100"``, ``"svhn"``, ``"stl10"``,
+            ``"cub200"``), an ``.npz`` file, or a folder of class folders. A name wins over a path; write ``./cifar10`` for a folder
+            of that name.
         root: the folder of the named benchmarks.
-        image_size: size of the batches of a folder; other sets have their own.
-        val_fraction, seed: of the stratified hold-out where the data bring no validation split. ``clutter`` has a seed of its own
-            and splits handwriting and photographs itself.
+        image_size: size of the batches of a folder, of stl10 (96 by default) and of cub200 (224); other sets have their own.
+        val_fraction, seed: of the stratified hold-out where the data bring no validation split; None holds none out and leaves
+            ``val`` empty, for sets that are evaluated only. ``clutter`` has a seed of its own and splits handwriting and
+            photographs itself.
         download: fetch a benchmark that is not in ``root``.
         skip_bad: leave out a folder's unreadable files instead of raising.
-        workers: processes that decode a folder's large images.
+        workers: processes that decode large images, those of a folder and of cub200.
+        boxes: of cub200, ``"crop"`` (the pictures are the birds' boxes; as published, the default) or ``"keep"`` (whole
+            photographs, the boxes are their masks).
 
     Raises:
-        ValueError: there is no such name or path, ``image_size`` differs from that of a set that cannot be resized, or whatever is
-            wrong with the data.
+        ValueError: there is no such name or path, ``image_size`` differs from that of a set that cannot be resized, ``boxes`` is
+            given for another set than cub200, or whatever is wrong with the data.
     """
     path = Path(data).expanduser()
+    if data == "cub200":
+        from aib.data.cub import open_cub
+
+        return open_cub(
+            root, image_size=image_size, boxes=boxes, download=download, val_fraction=val_fraction, seed=seed, workers=workers
+        )
+    if boxes is not None:
+        raise ValueError(f"boxes is {boxes!r}, but {data} has no boxes; only cub200 does")
+    if data == "stl10":
+        from aib.data.benchmarks import open_benchmark
+
+        return open_benchmark(data, root, image_size=image_size, download=download, val_fraction=val_fraction, seed=seed)
     if data not in DATA_NAMES and path.is_dir():
         from aib.data.folder import open_folder
 
@@ -51,11 +68,13 @@ def open_data(
     bundle = _fixed_size(data, path, root, val_fraction, seed, download)
     height, width = bundle.image_size
     if image_size not in (None, bundle.image_size) and not (image_size == height == width):
-        raise ValueError(f"image_size is {image_size} but {data} has {height}x{width} images; only folders of images are resized")
+        raise ValueError(
+            f"image_size is {image_size} but {data} has {height}x{width} images; only folders, stl10 and cub200 are resized"
+        )
     return bundle
 
 
-def _fixed_size(data: str, path: Path, root: Path | str, val_fraction: float, seed: int, download: bool) -> DataBundle:
+def _fixed_size(data: str, path: Path, root: Path | str, val_fraction: float | None, seed: int, download: bool) -> DataBundle:
     """The sets whose images come at their own size."""
     if data == "clutter":
         from aib.data.clutter import make_clutter

@@ -22,7 +22,7 @@ from aib.interpret.intervals import mean_interval, paired_difference
 from aib.models import create_model
 from aib.train.macs import count_macs
 
-__all__ = ["NOT_RUN", "PaperTable", "compare_runs", "published", "read_runs", "table1", "table2", "table3", "table4"]
+__all__ = ["NOT_RUN", "PaperTable", "changes", "compare_runs", "published", "read_runs", "table1", "table2", "table3", "table4"]
 
 FOLDER = Path(__file__).resolve().parent / "published"
 NOT_RUN = "not run"
@@ -91,11 +91,11 @@ def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> Pape
         cells = []
         for column in columns:
             data, _, split = column.partition("_")
-            trained = "cifar10" if data == "stl10" else data
+            trained, evaluated = ("cifar10", "stl10-by-index") if data == "stl10" else (data, data)
             names = {f"{kind}/{trained}/{line['model']}" for kind in ("paper", convention)}
             errors = [
                 100 * float(run["error"]) for run in runs
-                if run["recipe"] in names and unchanged(run) and run.get("evaluated_on", run["data"]) == data
+                if run["recipe"] in names and unchanged(run) and run.get("evaluated_on", run["data"]) == evaluated
                 and run["split"] == (split or "test")
             ]  # fmt: skip
             cells.append(f"{line[column] or '–'} / {_mean(errors)}" if line[column] or errors else "–")
@@ -107,7 +107,8 @@ def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> Pape
         (
             "ours: mean over seeds, 95 % t interval where there are several, and their number; selected on validation images, "
             "mean path",
-            "STL-10: models trained on CIFAR-10; the published column matches class indices, not names",
+            "STL-10: models trained on CIFAR-10, classes matched by index as in the published columns (aib eval RUN --data stl10 "
+            "--labels by-index); --labels by-name gives the honest number, over the nine classes that both have",
         ),
     )
 
@@ -126,7 +127,7 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
     groups: dict[str, dict[int, Mapping[str, str]]] = {}
     for run in runs:
         if run["recipe"] == recipe and run["split"] == "test" and run.get("evaluated_on", run["data"]) == run["data"]:
-            label = " ".join([run["model"], *_changes(run)])
+            label = " ".join([run["model"], *changes(run)])
             groups.setdefault(label, {})[int(run["seed"])] = run
     if not groups:
         known = sorted({run["recipe"] for run in runs if run["recipe"]})
@@ -140,8 +141,8 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
         shared = [seed for seed in mine if seed in base]
         difference = ""
         if mine is not base and shared:
-            pairs = [[100 * float(group[seed]["error"]) for seed in shared] for group in (mine, base)]
-            difference = _interval(paired_difference(*pairs), signed=True)
+            ours, theirs = ([100 * float(group[seed]["error"]) for seed in shared] for group in (mine, base))
+            difference = _interval(paired_difference(ours, theirs), signed=True)
         rates = [float(run["rate_bits"]) for run in mine.values() if run["rate_bits"]]
         rows.append((label, _mean(errors), difference, f"{statistics.fmean(rates):.1f}" if rates else ""))
     return PaperTable(
@@ -215,10 +216,10 @@ def table4(latency: bool = True, repeats: int = 5, device: str = "cpu") -> Paper
 
 def unchanged(run: Mapping[str, str]) -> bool:
     """Whether a run kept every option of its recipe but where the data lie."""
-    return not _changes(run)
+    return not changes(run)
 
 
-def _changes(run: Mapping[str, str]) -> list[str]:
+def changes(run: Mapping[str, str]) -> list[str]:
     """Options of a recorded command beside the recipe, its model, the seed and where the data lie: ``beta 0.0``."""
     words = shlex.split(run["command"])[2:]
     found: list[str] = []

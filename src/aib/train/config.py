@@ -34,7 +34,7 @@ class DataConfig:
     """The images."""
 
     data: str = "clutter"
-    """Data set: clutter, cifar10, cifar100, a folder of class folders or an .npz file."""
+    """Data set: clutter, cifar10, cifar100, svhn, stl10, cub200, a folder of class folders or an .npz file."""
     root: str = "data"
     """Folder that holds the named data sets."""
     image_size: int | None = None
@@ -52,7 +52,9 @@ class DataConfig:
     skip_bad: bool = False
     """Leave unreadable files out, count and list them, instead of stopping."""
     workers: int = 2
-    """Processes that decode images of folders."""
+    """Processes that decode images of folders and of cub200."""
+    boxes: Literal["crop", "keep"] | None = None
+    """Of cub200: crop pictures to the birds' boxes (as published; the default), or keep the photographs, with boxes as masks."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor
 from aib.classifier import AttentiveClassifier
 from aib.data import open_data
 from aib.data.augment import normalize
+from aib.data.benchmarks import STL10_CLASSES
 from aib.data.bundle import DataBundle, Split, batch_indices
+from aib.data.classes import index_classes, match_classes, same_name
 from aib.functional import nats_to_bits
 from aib.interpret import localize, map_ablation, wilson_interval
 from aib.train.checkpoint import write_atomically
@@ -28,23 +30,44 @@ CALIBRATION_BINS = 15
 GALLERY_PER_GROUP = 6
 ABLATION_IMAGES = 2000
 """Images at most on which the map is shuffled: five more passes over each."""
+LOCALIZATION_PIXELS = 1 << 26
+"""Pixels at most on which maps are localised, 65,536 images of 32x32 or 1,337 of 224x224: there are controls of that size too."""
+
+Labels = Literal["by-name", "by-index"]
+"""How the classes of another data set become those of the run."""
 
 
-def open_run_data(run: LoadedRun, data: str | None = None) -> DataBundle:
-    """The data a run was trained on, or another set with the same classes.
+def open_run_data(run: LoadedRun, data: str | None = None, labels: Labels | None = None, *, download: bool = False) -> DataBundle:
+    """The data a run was trained on, or another set; of that, nothing is held out of the training images.
+
+    Args:
+        run: the run.
+        data: the other set; it is resized to the run's images where it can be.
+        labels: ``"by-name"`` keeps the images of the classes that both have by name (`match_classes`), ``"by-index"`` all of them
+            with their labels as they are (`index_classes`). None: the classes must be the run's own, in order, but stl10 goes by
+            name: its classes are in another order than those of CIFAR-10, whose models the paper evaluates on it.
+        download: fetch the data if they are a benchmark that is absent.
 
     Raises:
-        ValueError: the other set has other classes, channels or image size.
+        ValueError: the other set has other classes, channels or image size, or ``labels`` is given without another set.
     """
     d = run.folder.config.data
+    other = data is not None and data != d.data
+    labels = _convention(run, data, labels)
     bundle = open_data(
-        data or d.data, root=Path(d.root), image_size=d.image_size if data is None else run.image_size, val_fraction=d.val_fraction,
-        seed=d.split_seed, download=d.download, skip_bad=d.skip_bad, workers=d.workers,
+        data or d.data, root=Path(d.root), image_size=run.image_size if other else d.image_size,
+        val_fraction=None if other else d.val_fraction, seed=d.split_seed, download=download or d.download, skip_bad=d.skip_bad,
+        workers=d.workers, boxes=None if other else d.boxes,
     )  # fmt: skip
-    if list(bundle.class_names) != run.class_names:
+    if labels == "by-name":
+        bundle = match_classes(bundle, run.class_names)
+    elif labels == "by-index":
+        bundle = index_classes(bundle, run.class_names)
+    elif list(bundle.class_names) != run.class_names:
         odd = sorted(set(bundle.class_names) ^ set(run.class_names))[:5]
         raise ValueError(
-            f"{bundle.name} has other classes than the run was trained on (they differ in {', '.join(odd) or 'order'})"
+            f"{bundle.name} has other classes than the run was trained on (they differ in {', '.join(odd) or 'order'}); "
+            "--labels by-name evaluates those that both have"
         )
     if (bundle.channels, tuple(bundle.image_size)) != (run.card["channels"], run.image_size):
         raise ValueError(
@@ -54,11 +77,23 @@ def open_run_data(run: LoadedRun, data: str | None = None) -> DataBundle:
     return bundle
 
 
+def _convention(run: LoadedRun, data: str | None, labels: Labels | None) -> Labels | None:
+    if labels not in (None, "by-name", "by-index"):
+        raise ValueError(f"labels is {labels!r}; it must be 'by-name' or 'by-index'")
+    if labels is not None and data is None:
+        raise ValueError(f"labels is {labels!r}, but the run is evaluated on its own data; name another set with --data")
+    if labels is None and data == "stl10" and tuple(run.class_names) != STL10_CLASSES:
+        return "by-name"
+    return labels
+
+
 def evaluate(
     path: Path,
     *,
     split: str = "test",
     data: str | None = None,
+    labels: Labels | None = None,
+    download: bool = False,
     device: str = "cpu",
     samples: tuple[int, int] | None = None,
     seed: int = 0,
@@ -69,8 +104,11 @@ def evaluate(
 
     Args:
         path: run folder.
-        split: ``"val"`` or ``"test"``.
-        data: another data set with the same classes; its files get its name as a prefix.
+        split: ``"train"`` (of another data set all of its training images), ``"val"`` or ``"test"``.
+        data: another data set; its files get its name as a prefix.
+        labels: how the other set's classes become the run's, see `open_run_data`; its files are then called SPLIT-by-name or
+            SPLIT-by-index.
+        download: fetch the data if they are a benchmark that is absent.
         device: where to compute.
         samples: draws of attention and latent, (4, 4) as published (files are then called SPLIT-4x4); None is the deterministic
             mean path.
@@ -87,14 +125,26 @@ def evaluate(
     """
     run = load_run(path, device=device)
     if bundle is None:
-        bundle = open_run_data(run, data)
+        labels = _convention(run, data, labels)
+        bundle = open_run_data(run, data, labels, download=download)
+    elif labels is not None:
+        raise ValueError(f"labels is {labels!r}, but the data are open already; match their classes before")
     chosen = bundle.split(split)
+    if not len(chosen):
+        raise ValueError(
+            f"{bundle.name} has no {split} images: it brings none, and none were held out because the run was not trained on it"
+        )
     has_map = run.model.has_map
     generator = torch.Generator(device=device).manual_seed(seed)
     found = predict(run.model, chosen, run.mean, run.std, device=device, samples=samples, generator=generator, keep_maps=has_map)
-    result = _numbers(found, run.class_names)
+    class_names = list(bundle.class_names)
+    result = _numbers(found, class_names)
+    if labels == "by-name":  # of classes that the other set lacks there is nothing to say
+        result["classes"] = [row for row in result["classes"] if row["n"]]
     result |= {"split": split, "data": bundle.name, "samples": list(samples) if samples else None, "weights": "best",
                "epoch": run.card["epoch"]}  # fmt: skip
+    if labels is not None:
+        result["labels"] = _labels_used(labels, run.class_names, bundle, split)
     result["last_error"] = None
     if run.folder.last.exists():
         try:
@@ -108,15 +158,16 @@ def evaluate(
     if has_map or found.rate is not None:
         result |= _attention_numbers(run, found, chosen, device, seed)
     maps = {**({"AIB": found.maps} if found.maps is not None else {}), **(other_maps or {})}
-    if chosen.masks is not None and maps:
-        images = torch.cat([b.images.cpu() for b in chosen.batches(batch_indices(torch.arange(len(chosen)), 500))])
-        result["localization"] = localize(maps, chosen.masks, images, seed=seed)
+    if maps and (localization := _localization(maps, chosen, bundle.image_size, seed)) is not None:
+        result["localization"] = localization
     name = split if data is None else f"{Path(data).stem}-{split}"
+    if labels is not None:
+        name += f"-{labels}"
     if samples is not None:  # beside the mean path's, which the report shows
         name += f"-{samples[0]}x{samples[1]}"
     run.folder.write_json(f"eval/{name}.json", result)
     _save_arrays(run.folder, name, found)
-    _save_gallery(run.folder, name, found, chosen, run.class_names, maps)
+    _save_gallery(run.folder, name, found, chosen, class_names, maps)
     return result
 
 
@@ -145,6 +196,16 @@ def _numbers(found: Predictions, class_names: list[str]) -> dict[str, Any]:
         "confusion": confusion_matrix(labels, predicted, labels=every).tolist(),
         "calibration": bins,
     }  # fmt: skip
+
+
+def _labels_used(labels: Labels, own: list[str], bundle: DataBundle, split: str) -> dict[str, Any]:
+    """How the labels came about: the convention, images left out and their classes, and the number of classes that can be right."""
+    left_out = bundle.left_out.get(split, {})
+    same = [name for name, shown in zip(own, bundle.class_names) if same_name(name, shown)]
+    if labels == "by-name":
+        counts = torch.bincount(bundle.split(split).labels, minlength=len(own)).tolist()
+        same = [name for name, count in zip(own, counts) if count]
+    return {"convention": labels, "left_out": sum(left_out.values()), "classes_left_out": sorted(left_out), "classes_shared": same}
 
 
 def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> list[dict[str, float]]:
@@ -188,6 +249,16 @@ def _attention_numbers(run: LoadedRun, found: Predictions, split: Split, device:
     if count > 1 and run.model.gated:
         numbers["map_ablation"] = map_ablation(run.model, batches, seed)
     return numbers
+
+
+def _localization(maps: Mapping[str, Tensor], split: Split, size: tuple[int, int], seed: int) -> dict[str, Any] | None:
+    """The maps beside their controls, of images at random where there are many pixels; None if the split has no masks."""
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    chosen = chosen[: max(2, LOCALIZATION_PIXELS // (size[0] * size[1]))].sort().values
+    if split.select(chosen[:1]).masks is None or (masks := (some := split.select(chosen)).masks) is None:
+        return None
+    images = torch.cat([b.images.cpu() for b in some.batches(batch_indices(torch.arange(len(some)), 500))])
+    return localize({name: one[chosen] for name, one in maps.items()}, masks, images, seed=seed)
 
 
 def _save_arrays(folder: RunFolder, name: str, found: Predictions) -> None:
@@ -249,8 +320,8 @@ def _save_gallery(
             for n, (explainer, other) in enumerate((k, v) for k, v in maps.items() if k != "AIB"):
                 np.save(target / f"{stem}-{n}.npy", other[i, 0].float().cpu().numpy())
                 item.setdefault("others", {})[explainer] = f"{name}-gallery/{stem}-{n}.npy"
-            if split.masks is not None:
+            if (mask := split.select(batch.positions).masks) is not None:  # all at once are many where they are drawn from boxes
                 item["mask"] = f"{name}-gallery/{stem}-mask.png"
-                Image.fromarray(split.masks[i, 0].numpy()).save(target / f"{stem}-mask.png")
+                Image.fromarray(mask[0, 0].numpy()).save(target / f"{stem}-mask.png")
             items.append(item)
     folder.write_json(f"eval/{name}-gallery.json", items)

@@ -111,7 +111,7 @@ def train(
         d = config.data
         bundle = open_data(
             d.data, root=Path(d.root), image_size=d.image_size, val_fraction=d.val_fraction, seed=d.split_seed,
-            download=d.download, skip_bad=d.skip_bad, workers=d.workers,
+            download=d.download, skip_bad=d.skip_bad, workers=d.workers, boxes=d.boxes,
         )  # fmt: skip
     torch.manual_seed(config.run.seed)
     model_options: dict[str, Any] = {
