@@ -6,6 +6,7 @@ the paper and of its published code, the second turned into this package's units
 - The published code's cross-entropy and KL are in bits. In nats the same steps of SGD are made with a learning rate 1 / ln 2 times
   as large, and weight decay and squared terms ln 2 times as large; Adam does not see the scale of the loss.
 - Its VGG halves the KL.
+- It normalises with fixed numbers: VGG with those of CIFAR-100, WRN with those that circulate for CIFAR-10, both with 0.5 on SVHN.
 - It means the anchors to learn 1e-4 times as fast; on GPUs its VGG loses that.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 import tomli_w
 
 from aib.paper.tables import NOT_RUN, published, read_runs, table1
+from aib.train.convert import published_normalization
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "src" / "aib" / "recipes"
@@ -55,6 +57,9 @@ def settings(model: str, data: str, convention: str) -> dict[str, dict[str, Any]
     if model.endswith("_qt"):
         optim |= {"lambda_anchor": 0.4, "lambda_commitment": 0.1, "anchor_lr_scale": 1e-4}
     if convention == "reference":
+        if not cub:
+            mean, std = published_normalization(model, data)
+            tables["data"] |= {"mean": list(mean), "std": list(std)}
         optim["kl"] = "reference"
         if vgg and not cub:
             optim["beta"] = 0.005

@@ -164,6 +164,10 @@ def test_mistakes_in_model_recipe_device_and_folder_are_one_line(
     assert "did you mean vgg_" in refused(capsys, *start, "--model", "vgg_xs_aibqt")
     assert "--attend is for timm models" in refused(capsys, *start, "--model", "vgg_xs", "--attend", "features")
     assert "anchors is 9999" in refused(capsys, *start, "--model", "vgg_xs_aib_qt", "--anchors", "9999")
+    assert "mean has 1 values and std 3; photos has images of 3 channels" in refused(
+        capsys, *start, "--mean", "0.5", "--std", "0.2", "0.2", "0.2"
+    )
+    assert "no std is 0" in refused(capsys, *start, "--mean", "0.5", "--std", "0")
     assert "cannot take images of 3x16x16" in refused(capsys, *start, "--model", "inception_v3")
     assert "1x1 for images of 16x16" in refused(capsys, *start, "--model", "resnet18", "--attend", "layer4")
     recipe = tmp_path / "mine.toml"

@@ -17,7 +17,8 @@ from aib.train.config import RunConfig, TrainConfig, config_from_dict, config_to
 CHANGED: dict[str, dict[str, Any]] = {
     "data": {
         "data": "photos with spaces/ünïcode", "root": "elsewhere", "image_size": 48, "val_fraction": 0.25, "split_seed": 7,
-        "crop_padding": 3, "flip": False, "download": True, "skip_bad": True, "workers": 0, "boxes": "keep",
+        "mean": (0.5,), "std": (0.25,), "crop_padding": 3, "flip": False, "download": True, "skip_bad": True, "workers": 0,
+        "boxes": "keep",
     },
     "model": {
         "model": "resnet18", "attend": "layer2", "anchors": 12, "latent_dim": 32, "modulation": "plain",

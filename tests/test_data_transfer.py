@@ -12,8 +12,9 @@ import pytest
 
 from aib.commands.eval import summary_lines
 from aib.data.benchmarks import STL10_CLASSES
-from aib.train.evaluate import evaluate, open_run_data
+from aib.train.evaluate import evaluate
 from aib.train.loop import train
+from aib.train.run_data import open_run_data
 from aib.train.run_folder import RunFolder
 from aib.train.weights import load_run
 from test_data_cub import write_cub

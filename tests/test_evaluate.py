@@ -22,9 +22,10 @@ from aib.commands.eval import summary_lines
 from aib.commands.train import TrainOptions
 from aib.recipes import load_recipe
 from aib.train.config import TrainConfig
-from aib.train.evaluate import calibration, evaluate, open_run_data
+from aib.train.evaluate import calibration, evaluate
 from aib.train.loop import train
 from aib.train.record import COLUMNS, command_line, record_run
+from aib.train.run_data import open_run_data
 from aib.train.run_folder import RunFolder
 from aib.train.weights import load_run
 from tiny import tiny_config, write_folder, write_npz

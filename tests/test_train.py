@@ -20,6 +20,7 @@ from aib.train.evaluate import evaluate
 from aib.train.loop import Interrupted, train
 from aib.train.predict import predict
 from aib.train.run_folder import RunFolder
+from aib.train.weights import load_run
 from short_runs import STEPS, AfterStep, interrupt
 from tiny import outcome, rows, same, tiny_config, write_folder
 
@@ -119,6 +120,13 @@ def test_large_images_streamed_by_workers_resume_alike(tmp_path: Path, after_ste
     with pytest.raises(Interrupted):
         train(config)
     assert same(outcome(train(config, resume=tmp_path / "run")), outcome(first))
+
+
+def test_a_normalisation_that_is_given_is_the_runs(data: Path, tmp_path: Path) -> None:
+    mean, std = [0.5, 0.25, 0.125], [0.25, 0.5, 1.0]
+    folder = train(tiny_config(data, tmp_path / "run", epochs=1, mean=mean, std=std))
+    assert (folder.read_json("model.json")["mean"], folder.read_json("model.json")["std"]) == (mean, std)
+    assert (load_run(folder.path).mean, load_run(folder.path).std) == (mean, std)
 
 
 def test_the_seed_decides_everything(data: Path, bundle: DataBundle, whole: RunFolder, tmp_path: Path) -> None:

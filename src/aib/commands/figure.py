@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     from aib.paper.figures import figure3, figure4, figure5
     from aib.paper.tables import read_runs
     from aib.train.device import choose_device
-    from aib.train.evaluate import open_run_data
+    from aib.train.run_data import open_run_data
     from aib.train.weights import load_run
 
     if options.number == 4:

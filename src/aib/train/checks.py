@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from aib.classifier import AttentiveClassifier, Classifier
 from aib.data.augment import normalize
 from aib.data.bundle import DataBundle
 
-__all__ = ["check_apart", "check_crop", "check_first_pass", "collapse_warnings", "finite_weights", "load_weights"]
+__all__ = ["check_apart", "check_channels", "check_crop", "check_first_pass", "collapse_warnings", "finite_weights", "load_weights"]
 
 
 def check_first_pass(model: Classifier, bundle: DataBundle) -> None:
@@ -46,6 +46,19 @@ def check_first_pass(model: Classifier, bundle: DataBundle) -> None:
         raise ValueError(
             f"anchors is {model.quantizer.num_anchors}, but {len(images)} images give only {distinct} distinct attention scores "
             f"(maps of {scores.shape[2]}x{scores.shape[3]}); choose at most {distinct}, or a site of higher resolution"
+        )
+
+
+def check_channels(mean: Sequence[float], std: Sequence[float], bundle: DataBundle) -> None:
+    """Refuse a normalisation for images of another number of channels.
+
+    Raises:
+        ValueError: ``mean`` or ``std`` has not one value a channel.
+    """
+    if not len(mean) == len(std) == bundle.channels:
+        raise ValueError(
+            f"mean has {len(mean)} values and std {len(std)}; {bundle.name} has images of {bundle.channels} channels: "
+            "give as many of each"
         )
 
 

@@ -43,6 +43,10 @@ class DataConfig:
     """Share of the training images held out for validation where the data set has no validation split."""
     split_seed: int = 0
     """Seed of that split (the run's own seed does not change it)."""
+    mean: tuple[float, ...] = ()
+    """Means of the channels that are subtracted, of pixels in [0, 1]; by default those of the training images."""
+    std: tuple[float, ...] = ()
+    """Standard deviations of the channels that are divided by; by default those of the training images."""
     crop_padding: int = 0
     """Random crop after padding by so many pixels of reflection; 0 for none."""
     flip: bool | None = None
@@ -188,6 +192,8 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
         if o.clip_norm is not None and o.clip_norm <= 0:
             raise ValueError(f"clip_norm is {o.clip_norm}; it must be above 0, or absent for none")
+        if not all(0 <= m <= 1 for m in d.mean) or not all(0 < s <= 1 for s in d.std):
+            raise ValueError(f"mean is {d.mean} and std {d.std}; they are of pixels in [0, 1], and no std is 0")
         if not 0 < d.val_fraction < 1:
             raise ValueError(f"val_fraction is {d.val_fraction}; it must lie between 0 and 1")
 
@@ -266,8 +272,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     for option in options:
         if get_origin(option) is Literal and value in get_args(option):
             return value
-        if get_origin(option) is tuple and isinstance(value, list) and all(type(v) is int for v in value):
-            return tuple(value)
+        if get_origin(option) is tuple and isinstance(value, list):
+            kinds = (int, float) if get_args(option)[0] is float else (int,)
+            if all(type(v) in kinds for v in value):
+                return tuple(map(get_args(option)[0], value))
         if option is float and type(value) in (int, float):
             return float(value)
         if isinstance(option, type) and type(value) is option:
@@ -288,5 +296,5 @@ def _describe(option: Any) -> str:
     if get_origin(option) is Literal:
         return " or ".join(repr(v) for v in get_args(option))
     if get_origin(option) is tuple:
-        return "a list of whole numbers"
+        return "a list of numbers" if get_args(option)[0] is float else "a list of whole numbers"
     return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(option, str(option))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aib.classifier import AttentiveClassifier
-from aib.data import open_data
 from aib.data.augment import normalize
-from aib.data.benchmarks import STL10_CLASSES
 from aib.data.bundle import DataBundle, Split, batch_indices
-from aib.data.classes import index_classes, match_classes, same_name
+from aib.data.classes import same_name
 from aib.functional import nats_to_bits
 from aib.interpret import localize, map_ablation, wilson_interval
 from aib.train.checkpoint import write_atomically
 from aib.train.predict import Predictions, predict
+from aib.train.run_data import Labels, label_convention, open_run_data
 from aib.train.run_folder import RunFolder
 from aib.train.weights import LoadedRun, load_run
 
-__all__ = ["CALIBRATION_BINS", "calibration", "evaluate", "open_run_data"]
+__all__ = ["CALIBRATION_BINS", "calibration", "evaluate"]
 
 CALIBRATION_BINS = 15
 GALLERY_PER_GROUP = 6
@@ -32,59 +31,6 @@ ABLATION_IMAGES = 2000
 """Images at most on which the map is shuffled: five more passes over each."""
 LOCALIZATION_PIXELS = 1 << 26
 """Pixels at most on which maps are localised, 65,536 images of 32x32 or 1,337 of 224x224: there are controls of that size too."""
-
-Labels = Literal["by-name", "by-index"]
-"""How the classes of another data set become those of the run."""
-
-
-def open_run_data(run: LoadedRun, data: str | None = None, labels: Labels | None = None, *, download: bool = False) -> DataBundle:
-    """The data a run was trained on, or another set; of that, nothing is held out of the training images.
-
-    Args:
-        run: the run.
-        data: the other set; it is resized to the run's images where it can be.
-        labels: ``"by-name"`` keeps the images of the classes that both have by name (`match_classes`), ``"by-index"`` all of them
-            with their labels as they are (`index_classes`). None: the classes must be the run's own, in order, but stl10 goes by
-            name: its classes are in another order than those of CIFAR-10, whose models the paper evaluates on it.
-        download: fetch the data if they are a benchmark that is absent.
-
-    Raises:
-        ValueError: the other set has other classes, channels or image size, or ``labels`` is given without another set.
-    """
-    d = run.folder.config.data
-    other = data is not None and data != d.data
-    labels = _convention(run, data, labels)
-    bundle = open_data(
-        data or d.data, root=Path(d.root), image_size=run.image_size if other else d.image_size,
-        val_fraction=None if other else d.val_fraction, seed=d.split_seed, download=download or d.download, skip_bad=d.skip_bad,
-        workers=d.workers, boxes=None if other else d.boxes,
-    )  # fmt: skip
-    if labels == "by-name":
-        bundle = match_classes(bundle, run.class_names)
-    elif labels == "by-index":
-        bundle = index_classes(bundle, run.class_names)
-    elif list(bundle.class_names) != run.class_names:
-        odd = sorted(set(bundle.class_names) ^ set(run.class_names))[:5]
-        raise ValueError(
-            f"{bundle.name} has other classes than the run was trained on (they differ in {', '.join(odd) or 'order'}); "
-            "--labels by-name evaluates those that both have"
-        )
-    if (bundle.channels, tuple(bundle.image_size)) != (run.card["channels"], run.image_size):
-        raise ValueError(
-            f"{bundle.name} has {bundle.channels} channels and size {bundle.image_size}; the run was trained on "
-            f"{run.card['channels']} and {run.image_size}"
-        )
-    return bundle
-
-
-def _convention(run: LoadedRun, data: str | None, labels: Labels | None) -> Labels | None:
-    if labels not in (None, "by-name", "by-index"):
-        raise ValueError(f"labels is {labels!r}; it must be 'by-name' or 'by-index'")
-    if labels is not None and data is None:
-        raise ValueError(f"labels is {labels!r}, but the run is evaluated on its own data; name another set with --data")
-    if labels is None and data == "stl10" and tuple(run.class_names) != STL10_CLASSES:
-        return "by-name"
-    return labels
 
 
 def evaluate(
@@ -125,7 +71,7 @@ def evaluate(
     """
     run = load_run(path, device=device)
     if bundle is None:
-        labels = _convention(run, data, labels)
+        labels = label_convention(run, data, labels)
         bundle = open_run_data(run, data, labels, download=download)
     elif labels is not None:
         raise ValueError(f"labels is {labels!r}, but the data are open already; match their classes before")

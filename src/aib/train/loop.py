@@ -16,13 +16,19 @@ import torch
 from torch import Tensor
 
 from aib.classifier import Classifier, Details
-from aib.data import open_data
 from aib.data.augment import normalize, random_crop, random_flip
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
 from aib.models.build import build_model
 from aib.train.checkpoint import link, load_checkpoint, save_checkpoint
-from aib.train.checks import check_apart, check_crop, check_first_pass, collapse_warnings, finite_weights, load_weights
+from aib.train.checks import (
+    check_apart,
+    check_crop,
+    check_first_pass,
+    collapse_warnings,
+    finite_weights,
+    load_weights,
+)
 from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
 from aib.train.fabric import ForwardDetails, compiled_forward, make_fabric
@@ -30,6 +36,7 @@ from aib.train.macs import count_macs
 from aib.train.optim import build_optimizer, lr_factor, warmed_share
 from aib.train.predict import predict, summarize
 from aib.train.progress import TrainingDisplay, epoch_line
+from aib.train.run_data import open_training_data
 from aib.train.run_folder import RunFolder, default_name, environment
 from aib.train.running import RunningMeans
 from aib.train.stopping import StopRequest
@@ -108,11 +115,7 @@ def train(
     fabric = make_fabric(config)
     device = fabric.device
     if bundle is None:
-        d = config.data
-        bundle = open_data(
-            d.data, root=Path(d.root), image_size=d.image_size, val_fraction=d.val_fraction, seed=d.split_seed,
-            download=d.download, skip_bad=d.skip_bad, workers=d.workers, boxes=d.boxes,
-        )  # fmt: skip
+        bundle = open_training_data(config.data)
     torch.manual_seed(config.run.seed)
     model_options: dict[str, Any] = {
         "name": config.model.model,
