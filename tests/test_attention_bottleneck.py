@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aib.attention import SpatialAttention
-from aib.bottleneck import LatentBottleneck, deep_decoder, shallow_decoder
+from aib.bottleneck import LatentBottleneck, deep_decoder, shallow_decoder, xavier_linear
 from aib.functional import STD_FLOOR
 
 
@@ -139,3 +139,16 @@ def test_decoders_are_those_of_the_paper() -> None:
     assert deep(latent).shape == shallow(latent).shape == (2, 3)
     assert torch.equal(shallow(latent.clamp_min(0)), shallow(latent))  # the ReLU comes first
     assert not torch.equal(deep(latent.clamp_min(0)), deep(latent))
+
+
+def test_linear_layers_that_start_at_xaviers_size_neither_shrink_nor_grow_what_passes() -> None:
+    torch.manual_seed(0)
+    stack = nn.Sequential(LatentBottleneck(256, 128).linear, *(nn.Linear(256, 256) for _ in range(4)), nn.Conv2d(1, 1, 1))
+    before = stack[-1].weight.clone()
+    passed = torch.randn(512, 256)
+    shrunk = stack[:-1](passed).std().item()
+    xavier_linear(stack)
+    assert shrunk < 0.15  # torch's own start: 0.6 to the fifth
+    assert stack[:-1](passed).std().item() == pytest.approx(1.0, abs=0.15)
+    assert all(not layer.bias.any() for layer in stack[:-1])
+    assert torch.equal(stack[-1].weight, before)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aib.anchors import AnchorQuantizer
 from aib.attention import SpatialAttention
 from aib.backbones import create_backbone, module_device_and_dtype, one_line
-from aib.bottleneck import LatentBottleneck, deep_decoder, shallow_decoder
+from aib.bottleneck import LatentBottleneck, deep_decoder, shallow_decoder, xavier_linear
 from aib.classifier import Attend, AttentiveClassifier
 from aib.functional import Modulation, modulate
 from aib.sites import Site, find_site, list_sites, network_input_size, trace_calls, untouched
@@ -129,6 +129,7 @@ def attach(
             quantizer=AnchorQuantizer(anchors) if anchors is not None else None,
             modulation=modulation,
         )
+        xavier_linear(attached.bottleneck, attached.decoder)
         attached.input_size = size
         device, dtype = module_device_and_dtype(network)
         for name, part in attached.named_children():

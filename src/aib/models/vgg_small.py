@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from aib.anchors import AnchorQuantizer
 from aib.attention import SpatialAttention
-from aib.bottleneck import LatentBottleneck, deep_decoder
+from aib.bottleneck import LatentBottleneck, deep_decoder, xavier_linear
 from aib.classifier import AttentiveClassifier, PlainClassifier, SplitBackbone
 from aib.functional import Modulation
 from aib.models.registry import register
@@ -75,17 +75,11 @@ def _encoder(width: int) -> nn.Sequential:
 
 
 def _init(model: nn.Module) -> None:
-    """He initialisation of the convolutions, Xavier's of the linear layers, and an attention that starts half open.
-
-    Bottleneck and decoder are three linear layers without normalisation: under torch's own start, which shrinks what goes through
-    each to 0.6 of its size, they learn nothing for the first epochs.
-    """
+    """He initialisation of the convolutions, Xavier's of the linear layers, and an attention that starts half open."""
+    xavier_linear(model)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
     for module in model.modules():
         if isinstance(module, ContextHead):
             nn.init.xavier_uniform_(module.score.weight)
