@@ -40,7 +40,7 @@ def test_table_1_counts_runs_of_its_own_recipes_unchanged() -> None:
         run(recipe, 3, 0.5, options="--beta 0.0"),  # another experiment
         run("cifar10/narrow_aib_qt", 0, 0.4),
         run(recipe, 0, 0.55, evaluated_on="stl10-by-index"), run(recipe, 1, 0.15, evaluated_on="stl10"),
-        run(recipe, 0, 0.05, split="val"),
+        run(recipe, 0, 0.05, split="val"), run(recipe, 0, 0.04, samples="4x4"),
         run("reference/cifar10/vgg_aib", 0, 0.2),
     ]  # fmt: skip
     found = table1(runs)

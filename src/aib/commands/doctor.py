@@ -50,6 +50,8 @@ def run(arguments: Sequence[str]) -> None:
         mark, style = marks[finding.status]
         table.add_row(Text(mark, style), finding.name, finding.text)
     console = Console(highlight=False)
+    if not console.is_terminal:  # a file or a pipe has no width to keep to
+        console = Console(highlight=False, width=200)
     console.print(table)
     missing = [f.name for f in findings if f.status == "missing"]
     if missing:
@@ -113,9 +115,14 @@ def _devices() -> Iterator[Finding]:
 
 def _data(root: Path) -> Iterator[Finding]:
     yield Finding("clutter", "ok", "embedded, nothing to fetch")
-    for name, archive in (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")):
-        here = (root / f"{name}.npz").is_file() or (root / archive).is_dir()
-        text = f"in {root}" if here else f"not in {root}; get it with --data {name} --download, or point --root at it"
+    from aib.data.benchmarks import BENCHMARKS
+    from aib.data.cub import FOLDER
+
+    known = {name: (benchmark.files, benchmark.download) for name, benchmark in BENCHMARKS.items()}
+    known["cub200"] = ((FOLDER,), "1.1 GB")
+    for name, (files, size) in known.items():
+        here = (root / f"{name}.npz").is_file() or all((root / file).exists() for file in files)
+        text = f"in {root}" if here else f"not in {root}; get it with --data {name} --download ({size}), or point --root at it"
         yield Finding(name, "ok" if here else "note", text)
 
 

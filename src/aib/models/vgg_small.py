@@ -28,6 +28,10 @@ LATENT_PER_WIDTH = 4
 """Latent dimensions for each channel of width: 64 for vgg_s."""
 
 
+OPEN = 2.0
+"""Raw score that the attention starts from: sigmoid(2) = 0.88."""
+
+
 class ContextHead(nn.Module):
     """Raw attention scores (N, 1, H, W) from features (N, C, H, W) and their surroundings at a half and a quarter of their size.
 
@@ -75,7 +79,10 @@ def _encoder(width: int) -> nn.Sequential:
 
 
 def _init(model: nn.Module) -> None:
-    """He initialisation of the convolutions, Xavier's of the linear layers, and an attention that starts half open."""
+    """He initialisation of the convolutions, Xavier's of the linear layers, and an attention that starts open.
+
+    Half open, it closes altogether with some seeds before the network has learned what to let through.
+    """
     xavier_linear(model)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -84,7 +91,7 @@ def _init(model: nn.Module) -> None:
         if isinstance(module, ContextHead):
             nn.init.xavier_uniform_(module.score.weight)
             assert module.score.bias is not None
-            nn.init.zeros_(module.score.bias)
+            nn.init.constant_(module.score.bias, OPEN)
 
 
 def _register_family(size: str, width: int) -> None:

@@ -17,7 +17,7 @@ from aib.data.bundle import DataBundle
 from aib.functional import resize_maps
 from aib.interpret.edits import colour_window
 from aib.interpret.intervals import mean_interval
-from aib.paper.tables import changes
+from aib.paper.tables import changes, on_mean_path
 from aib.report.style import COLOUR_MAP, SERIES
 from aib.train.weights import LoadedRun
 
@@ -99,7 +99,7 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
     for run in runs:
         if run["recipe"] != recipe or run["split"] != "test" or run.get("evaluated_on", run["data"]) != run["data"]:
             continue
-        if run["model"] != config.model.model:
+        if run["model"] != config.model.model or not on_mean_path(run):
             continue
         options = dict(change.split(" ", 1) for change in changes(run) if " " in change)
         if len(options) > 1 or len(options) != len(changes(run)):

@@ -95,8 +95,8 @@ def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> Pape
             names = {f"{kind}/{trained}/{line['model']}" for kind in ("paper", convention)}
             errors = [
                 100 * float(run["error"]) for run in runs
-                if run["recipe"] in names and unchanged(run) and run.get("evaluated_on", run["data"]) == evaluated
-                and run["split"] == (split or "test")
+                if run["recipe"] in names and unchanged(run) and on_mean_path(run)
+                and run.get("evaluated_on", run["data"]) == evaluated and run["split"] == (split or "test")
             ]  # fmt: skip
             cells.append(f"{line[column] or '–'} / {_mean(errors)}" if line[column] or errors else "–")
         rows.append((line["model"], *cells))
@@ -113,6 +113,11 @@ def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> Pape
     )
 
 
+def on_mean_path(run: Mapping[str, str]) -> bool:
+    """Whether a recorded evaluation took the deterministic mean path."""
+    return not run.get("samples")
+
+
 def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | None = None) -> PaperTable:
     """All recorded runs of one recipe, whatever was changed on its command line, with paired differences.
 
@@ -126,7 +131,12 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
     """
     groups: dict[str, dict[int, Mapping[str, str]]] = {}
     for run in runs:
-        if run["recipe"] == recipe and run["split"] == "test" and run.get("evaluated_on", run["data"]) == run["data"]:
+        if (
+            run["recipe"] == recipe
+            and run["split"] == "test"
+            and on_mean_path(run)
+            and run.get("evaluated_on", run["data"]) == run["data"]
+        ):
             label = " ".join([run["model"], *changes(run)])
             groups.setdefault(label, {})[int(run["seed"])] = run
     if not groups:
