@@ -95,8 +95,9 @@ def _evaluate(root: Path, kind: str, names: list[str], shuffled: float, rng: np.
     made |= {"weights": "best", "last_error": error + 0.01, "label_entropy_bits": float(np.log2(classes)), "classes": rows}
     made |= {"confusion": confusion.tolist(), "calibration": bins}
     maps = {"Grad-CAM (block 4)": _scores(0.79), "centre": _scores(0.21), "uniform": _scores(0.115), "chance": _scores(0.115)}
+    own = None
     if kind != "plain":
-        maps = {"AIB": _scores(0.883)} | maps
+        maps, own = {"AIB": _scores(0.883)} | maps, "AIB"
         made |= {
             "rate_bits": 8.3,
             "map_ablation": {"original": error, "shuffled_images": shuffled, "shuffled_positions": 0.4, "mean": 0.2},
@@ -110,7 +111,7 @@ def _evaluate(root: Path, kind: str, names: list[str], shuffled: float, rng: np.
             "perplexity": 9.9,
             "smallest_gap": 0.05,
         }
-    made["localization"] = {"n": count, "excluded": 3, "maps": maps}
+    made["localization"] = {"n": count, "excluded": 3, "maps": maps, "own": own}
     _json(root / "eval" / "test.json", made)
     np.savez(root / "eval" / "test.npz", labels=labels, predictions=predictions, confidence=confidence)
     _gallery(root / "eval", kind, names, rng, size)

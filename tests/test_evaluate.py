@@ -136,6 +136,7 @@ def test_rate_anchors_and_ablation(result: dict[str, Any], by_hand: dict[str, An
 def test_localisation_is_beside_its_controls(result: dict[str, Any]) -> None:
     assert result["localization"]["n"] == 50
     assert {"AIB", "centre", "uniform", "chance"} <= set(result["localization"]["maps"])
+    assert result["localization"]["own"] == "AIB"
     mean, low, high = result["localization"]["maps"]["uniform"]["pointing_game"]
     assert low <= mean <= high
     assert mean == pytest.approx(36 / 256)

@@ -14,7 +14,7 @@ from test_report_page import page_of
 
 def test_reading_gives_what_was_written(tmp_path: Path) -> None:
     record = read_run(make_run(tmp_path / "run"))
-    assert (record.name, record.split, record.attentive, len(record.epochs), len(record.gallery)) == ("run", "test", True, 6, 16)
+    assert (record.name, record.split, len(record.epochs), len(record.gallery)) == ("run", "test", 6, 16)
     assert record.config["optim"]["lr"] == 0.1
     assert record.labels is not None
     assert record.predictions is not None
@@ -27,7 +27,7 @@ def test_reading_gives_what_was_written(tmp_path: Path) -> None:
 def test_only_the_model_file_is_needed(tmp_path: Path) -> None:
     _json(tmp_path / "model.json", {"name": "vgg", "num_classes": 2, "class_names": ["a", "b"]})
     record = read_run(tmp_path)
-    assert (record.epochs, record.evaluation, record.gallery, record.attentive) == ([], None, [], False)
+    assert (record.epochs, record.evaluation, record.gallery) == ([], None, [])
     page_of(build_report([tmp_path], tmp_path / "report.html"))
 
 

@@ -60,9 +60,10 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
     return [label if labels.count(label) == 1 else f"{label} ({index})" for index, label in enumerate(labels, start=1)]
 
 
-def own_map(maps: Mapping[str, Any]) -> str | None:
-    """Name of the model's own map among those that were located, or None: ``"AIB"`` or a name that starts with it."""
-    return next((name for name in maps if name.casefold().startswith("aib")), None)
+def own_map(localization: Mapping[str, Any]) -> str | None:
+    """Name of the model's own map among those that were located; None where the model has none."""
+    name = localization.get("own")
+    return str(name) if name in localization.get("maps", {}) else None
 
 
 def measured(maps: Mapping[str, Any], measure: str) -> dict[str, list[float]]:
@@ -94,11 +95,13 @@ def comparison_table(records: Sequence[RunRecord]) -> Table:
 
     def located(measure: str) -> list[str | None]:
         def read(evaluation: dict[str, Any]) -> str | None:
-            maps = (evaluation.get("localization") or {}).get("maps", {})
+            localization = evaluation.get("localization") or {}
+            maps = localization.get("maps", {})
             found = {name: values for name, values in measured(maps, measure).items() if name.casefold() not in CONTROLS}
             if not found:
                 return None
-            shown = own_map(found) or max(found, key=lambda name: found[name][0])
+            own = own_map(localization)
+            shown = own if own in found else max(found, key=lambda name: found[name][0])
             return f"{percent(found[shown][0])} ({interval(found[shown][1:])}), {shown}"
 
         return evaluated(read)

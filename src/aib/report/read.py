@@ -84,13 +84,6 @@ class RunRecord:
         """One name a class, in label order."""
         return [str(name) for name in self.model["class_names"]]
 
-    @property
-    def attentive(self) -> bool:
-        """Whether the model has an attention map."""
-        if self.evaluation is not None:
-            return "rate_bits" in self.evaluation
-        return any("rate_bits" in epoch.get("train", {}) for epoch in self.epochs)
-
 
 def read_run(path: str | Path) -> RunRecord:
     """Read a run folder; only ``model.json`` must be there.

@@ -95,7 +95,7 @@ def _localisation(record: RunRecord) -> Section | None:
     if not found or not found.get("maps"):
         return None
     maps: Mapping[str, Any] = found["maps"]
-    own = own_map(maps)
+    own = own_map(found)
     explainers = [name for name in maps if name != own and name.casefold() not in CONTROLS]
     order = ([own] if own else []) + explainers + [name for name in maps if name.casefold() in CONTROLS]
     colours = {name: ACCENT if name == own else OTHER if name in explainers else CONTROL for name in order}

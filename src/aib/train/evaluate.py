@@ -103,9 +103,10 @@ def evaluate(
             result["last_error"] = again.errors.double().mean().item()
     if has_map or found.rate is not None:
         result |= _attention_numbers(run, found, chosen, device, seed)
-    maps = {**({"AIB": found.maps} if found.maps is not None else {}), **(other_maps or {})}
+    own = "AIB" if isinstance(run.model, AttentiveClassifier) else str(run.card["name"])
+    maps = {**({own: found.maps} if found.maps is not None else {}), **(other_maps or {})}
     if maps and (localization := _localization(maps, chosen, bundle.image_size, seed)) is not None:
-        result["localization"] = localization
+        result["localization"] = {**localization, "own": own if found.maps is not None else None}
     name = split if data is None else f"{Path(data).stem}-{split}"
     if labels is not None:
         name += f"-{labels}"
@@ -113,7 +114,7 @@ def evaluate(
         name += f"-{samples[0]}x{samples[1]}"
     run.folder.write_json(f"eval/{name}.json", result)
     _save_arrays(run.folder, name, found)
-    _save_gallery(run.folder, name, found, chosen, class_names, maps)
+    _save_gallery(run.folder, name, found, chosen, class_names, other_maps or {})
     return result
 
 
@@ -227,7 +228,7 @@ def _save_gallery(
     found: Predictions,
     split: Split,
     class_names: list[str],
-    maps: Mapping[str, Tensor],
+    others: Mapping[str, Tensor],
 ) -> None:
     """Images with their maps for the report: right and wrong ones at random (fixed seed), the most and the least certain."""
     from PIL import Image
@@ -247,7 +248,6 @@ def _save_gallery(
     for old in target.iterdir():
         old.unlink()
     items: list[dict[str, Any]] = []
-    own = maps.get("AIB")
     for group, positions in groups.items():
         # one at a time keeps the memory of large photographs low
         for batch in split.batches([p.view(1) for p in positions[:GALLERY_PER_GROUP]]):
@@ -260,10 +260,10 @@ def _save_gallery(
                 "confidence": float(confidence[i]), "name": split.names[i] if split.names is not None else None,
                 "rate_bits": nats_to_bits(float(found.rate[i])) if found.rate is not None else None,
             }  # fmt: skip
-            if own is not None:
+            if found.maps is not None:
                 item["map"] = f"{name}-gallery/{stem}.npy"
-                np.save(target / f"{stem}.npy", own[i, 0].float().numpy())
-            for n, (explainer, other) in enumerate((k, v) for k, v in maps.items() if k != "AIB"):
+                np.save(target / f"{stem}.npy", found.maps[i, 0].float().numpy())
+            for n, (explainer, other) in enumerate(others.items()):
                 np.save(target / f"{stem}-{n}.npy", other[i, 0].float().cpu().numpy())
                 item.setdefault("others", {})[explainer] = f"{name}-gallery/{stem}-{n}.npy"
             if (mask := split.select(batch.positions).masks) is not None:  # all at once are many where they are drawn from boxes
