@@ -113,7 +113,7 @@ def test_the_options_of_train_are_the_fields_of_the_configuration(capsys: Captur
     said = capsys.readouterr().out
     for name in TABLE:
         assert (f"--{name.replace('_', '-')} " in said) or name in ("flip", "nesterov", "download", "skip_bad", "channels_last",
-                                                                     "compile", "quiet"), name  # fmt: skip
+                                                                     "compile", "quiet", "revive_anchors"), name  # fmt: skip
 
 
 # --- a mistake is one line

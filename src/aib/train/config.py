@@ -127,6 +127,8 @@ class OptimConfig:
     """Weight of the mean attention in the loss; 0 as published. Above 0 the map opens only where that pays."""
     anchor_lr_scale: float = 1.0
     """Learning rate of the anchors as a share of the others'."""
+    revive_anchors: bool = False
+    """After every epoch, move anchors that no validation score took to where most scores are."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aib.classifier import Classifier, Details
+from aib.classifier import AttentiveClassifier, Classifier, Details
 from aib.data.augment import normalize, random_crop, random_flip
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
@@ -36,6 +36,7 @@ from aib.train.macs import count_macs
 from aib.train.optim import build_optimizer, lr_factor, warmed_share
 from aib.train.predict import predict, summarize
 from aib.train.progress import TrainingDisplay, epoch_line
+from aib.train.revival import revive_anchors
 from aib.train.run_data import open_training_data
 from aib.train.run_folder import RunFolder, default_name, environment
 from aib.train.running import RunningMeans
@@ -276,6 +277,9 @@ class _Fit:
         if strange := [name for name, value in val.items() if not math.isfinite(value)]:
             raise self._diverged(f"{strange[0].replace('_', ' ')} on validation", state.step)
         self._check_weights()
+        if config.optim.revive_anchors and predictions.usage is not None and isinstance(self.model, AttentiveClassifier):
+            assert self.model.quantizer is not None  # there is no usage without it
+            revive_anchors(self.model.quantizer, predictions.usage.counts, self.optimizer)
         state.epoch += 1
         state.batch, state.seconds = 0, 0.0
         self.running = RunningMeans(self.device)
