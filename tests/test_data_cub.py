@@ -206,7 +206,7 @@ def test_the_official_archive_is_checked_and_unpacked(tmp_path: Path, monkeypatc
 def test_a_download_is_checked_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import utils
 
-    monkeypatch.setattr(cub, "URL", "http://127.0.0.1:9/CUB_200_2011.tgz")  # the discard port refuses at once
+    monkeypatch.setattr(cub, "URL", f"http://127.0.0.1:9/{cub.ARCHIVE}")  # the discard port refuses at once
     with pytest.raises(
         ValueError, match=r"the download of cub200 failed: .*refused.*; put .*CUB_200_2011\.tgz there yourself"
     ) as info:

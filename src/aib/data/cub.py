@@ -25,7 +25,7 @@ __all__ = ["BoxSplit", "open_cub"]
 
 FOLDER = "CUB_200_2011"
 ARCHIVE = "CUB_200_2011.tgz"
-URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+URL = f"https://data.caltech.edu/records/65de6-vp158/files/{ARCHIVE}"
 MD5 = "97eceeb196236b17998738112f37df78"
 SIZE = "1.1 GB"
 

@@ -139,6 +139,23 @@ def vgg_att3_cub(num_classes: int, in_channels: int = 3, pretrained: str | None 
     return _compatibility(3, num_classes, in_channels, pretrained)
 
 
+def _attentive(
+    backbone: SplitBackbone,
+    attention: SpatialAttention,
+    encoded: int,
+    num_classes: int,
+    latent_dim: int,
+    anchors: int | None,
+    modulation: Modulation,
+) -> AttentiveClassifier:
+    """The attentive classifier of either network, with Xavier's start behind its encoder."""
+    model = AttentiveClassifier(
+        backbone, attention, LatentBottleneck(encoded, latent_dim), deep_decoder(latent_dim, num_classes), num_classes=num_classes,
+        quantizer=AnchorQuantizer(anchors) if anchors is not None else None, modulation=modulation,
+    )  # fmt: skip
+    return _start(model, attention.std_head, model.bottleneck, model.decoder)
+
+
 @register
 def vgg_aib_cub(
     num_classes: int,
@@ -149,17 +166,13 @@ def vgg_aib_cub(
     pretrained: str | None = None,
 ) -> AttentiveClassifier:
     """VGG-aib on VGG16: 24.28 M parameters, 16.74 GMAC an image (200 classes)."""
-    encoder, encoded = _pooled()
     layers: list[nn.Module] = []
     for _ in range(3):
         layers += [nn.Conv2d(512, 512, 3, padding=1), nn.ReLU(inplace=True)]
-    attention = SpatialAttention(512, head=nn.Sequential(*layers, nn.Conv2d(512, 1, 3, padding=1)))
-    bottleneck, decoder = LatentBottleneck(encoded, latent_dim), deep_decoder(latent_dim, num_classes)
-    model = AttentiveClassifier(
-        SplitBackbone(_vgg16(pretrained, in_channels), encoder), attention, bottleneck, decoder, num_classes=num_classes,
-        quantizer=AnchorQuantizer(anchors) if anchors is not None else None, modulation=modulation,
-    )  # fmt: skip
-    return _start(model, attention, bottleneck, decoder)
+    head = nn.Sequential(*layers, nn.Conv2d(512, 1, 3, padding=1))
+    encoder, encoded = _pooled()
+    parts = SplitBackbone(_vgg16(pretrained, in_channels), encoder), SpatialAttention(512, head=head)
+    return _start(_attentive(*parts, encoded, num_classes, latent_dim, anchors, modulation), head)
 
 
 @register
@@ -208,13 +221,9 @@ def wrn_aib_cub(
     branch: Any = copy.deepcopy(layer4)  # its start is the fourth group's, also where that comes from ImageNet
     branch[0].conv2.stride = branch[0].downsample[0].stride = (1, 1)
     score = nn.Conv2d(2048, 1, 3, padding=1)
+    backbone = SplitBackbone(features, nn.Sequential(layer4, nn.AdaptiveAvgPool2d(1)))
     attention = SpatialAttention(1024, head=nn.Sequential(branch, score))
-    bottleneck, decoder = LatentBottleneck(2048, latent_dim), deep_decoder(latent_dim, num_classes)
-    model = AttentiveClassifier(
-        SplitBackbone(features, nn.Sequential(layer4, nn.AdaptiveAvgPool2d(1))), attention, bottleneck, decoder,
-        num_classes=num_classes, quantizer=AnchorQuantizer(anchors) if anchors is not None else None, modulation=modulation,
-    )  # fmt: skip
-    return _start(model, score, bottleneck, decoder)
+    return _start(_attentive(backbone, attention, 2048, num_classes, latent_dim, anchors, modulation), score)
 
 
 @register
