@@ -175,7 +175,7 @@ class TrainConfig:
             ("momentum", o.momentum, 0, 0.9999),
             ("weight_decay", o.weight_decay, 0, 1e3),
             ("warmup_epochs", o.warmup_epochs, 0, o.epochs),
-            ("step_factor", o.step_factor, 0, 1),
+            ("step_factor", o.step_factor, 0, 1e9),
             ("label_smoothing", o.label_smoothing, 0, 0.999),
             ("beta", o.beta, 0, 1e6),
             ("beta_warmup_epochs", o.beta_warmup_epochs, 0, 1e6),
