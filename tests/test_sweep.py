@@ -77,7 +77,7 @@ def test_a_sweep_runs_all_records_all_and_is_done_the_second_time(
 
 def test_a_sweep_that_is_stopped_goes_on(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    arguments = [*words(data, out, short=(*SHORT[:2], "epochs=40", "batch_size=8", "device=cpu"))]
+    arguments = [*words(data, out, short=(*SHORT[:2], "epochs=40", "batch_size=8", "lr=0.005", "device=cpu"))]
     process = subprocess.Popen(
         [sys.executable, "-m", "aib", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -92,7 +92,7 @@ def test_a_sweep_that_is_stopped_goes_on(data: Path, tmp_path: Path) -> None:
     assert "every run is saved; the same command goes on" in said
     first = metrics.parent / "checkpoints" / "last.ckpt"
     assert first.exists()
-    (run, *_) = plan(SweepOptions(set=(f"data={data}", *SHORT[:2], "epochs=40", "batch_size=8", "device=cpu"),
+    (run, *_) = plan(SweepOptions(set=(f"data={data}", *SHORT[:2], "epochs=40", "batch_size=8", "lr=0.005", "device=cpu"),
                                   vary=("beta=0,0.01",), seeds=(0, 1), out=out))  # fmt: skip
     assert run.state() == "begun"
     log = next((out / "logs").iterdir()).read_text()

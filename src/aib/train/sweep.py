@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -132,7 +133,7 @@ def run_all(
     done = len(runs) - len(waiting)
     if done:
         say(f"{done} of {len(runs)} runs are done already")
-    with ThreadPoolExecutor(jobs) as pool:
+    with _interruptible(), ThreadPoolExecutor(jobs) as pool:
         pending = {pool.submit(one, run): run for run in waiting}
         try:
             for future in as_completed(pending):
@@ -148,6 +149,20 @@ def run_all(
             processes.stop()
             raise
     return failed
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM raise KeyboardInterrupt, also in a process that a script started in the background."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _commands(run: SweepRun, record: Path | None) -> list[list[str]]:
