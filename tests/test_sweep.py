@@ -68,8 +68,10 @@ def test_a_sweep_runs_all_records_all_and_is_done_the_second_time(
     assert (out / "sweep.png").stat().st_size > 5000
     before = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
     assert len(before) == 4
-    assert main(words(data, out)) == 0
+    later = tmp_path / "later.csv"  # runs that were evaluated before are recorded too
+    assert main(words(data, out, "--record", str(later))) == 0
     assert "4 of 4 runs are done already" in capsys.readouterr().out
+    assert later.read_text() == table.read_text()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == before
     assert main(words(data, out, short=(*SHORT[:-1], "lr=0.2"))) == 2
     assert "holds a run with other options" in capsys.readouterr().err

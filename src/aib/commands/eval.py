@@ -42,8 +42,7 @@ def run(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    from aib.recipes import load_recipe
-    from aib.train.config import TrainConfig
+    from aib.recipes import start_of
     from aib.train.device import choose_device
     from aib.train.evaluate import evaluate
     from aib.train.record import record_run
@@ -55,8 +54,7 @@ def run(arguments: Sequence[str]) -> None:
     )  # fmt: skip
     Console(soft_wrap=True, highlight=False).print("\n".join(summary_lines(result)), markup=False)
     if options.record is not None:
-        recipe = RunFolder.open(options.run).config.run.recipe
-        record_run(options.run, result, options.record, load_recipe(recipe) if recipe else TrainConfig())
+        record_run(options.run, result, options.record, start_of(RunFolder.open(options.run).config))
 
 
 def summary_lines(result: dict) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class SweepOptions:
     out: Path = Path("runs/sweep")
     """Folder for the runs, their output (logs/), sweep.json and sweep.png."""
     record: Path | None = None
-    """Add every run's row to this CSV file (results/runs.csv)."""
+    """Add every run's row to this CSV file (results/runs.csv), also of those evaluated before."""
     jobs: int = 1
     """Runs at once; on CPUs they share the cores."""
     gpus: tuple[int, ...] = ()
@@ -49,7 +50,9 @@ def run(arguments: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    from aib.train.run_folder import RunFolder
+    from aib.recipes import start_of
+    from aib.train.checkpoint import write_text
+    from aib.train.record import record_run
     from aib.train.sweep import run_all
 
     runs = plan(options)
@@ -63,8 +66,11 @@ def run(arguments: Sequence[str]) -> None:
         raise ValueError(f"stopped, every run is saved; the same command goes on ({options.out})") from None
     done = [run for run in runs if run.name not in failed]
     if done:
+        if options.record is not None:
+            for run in done:  # those evaluated by an earlier command, without a table, too
+                record_run(run.path, run.result(), options.record, start_of(run.config))
         rows = summarize(done)
-        RunFolder(options.out).write_json("sweep.json", rows)
+        write_text(options.out / "sweep.json", json.dumps(rows, indent=1) + "\n")
         _print_table(rows, console)
         from aib.report.plots import sweep_plot
 
@@ -110,10 +116,15 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def _words(key: str, value: str) -> list[str]:
-    """An option of aib train; ``true`` and ``false`` stand for flags."""
+    """An option of aib train; ``true`` and ``false`` are written as in a recipe."""
+    from aib.train.config import is_flag
+
     name = key.replace("_", "-")
-    flags = {"true": [f"--{name}"], "false": [f"--no-{name}"]}
-    return flags.get(value, [f"--{name}", value]) if key not in ("flip", "channels_last") else [f"--{name}", value.capitalize()]
+    if value not in ("true", "false"):
+        return [f"--{name}", value]
+    if is_flag(key):
+        return [f"--{name}" if value == "true" else f"--no-{name}"]
+    return [f"--{name}", value.capitalize()]  # an option that may also be left to its default: True, False or None
 
 
 def summarize(runs: Sequence[SweepRun]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aib.train.config import TrainConfig, read_config
 
-__all__ = ["Recipe", "list_recipes", "load_recipe", "recipe_path"]
+__all__ = ["Recipe", "list_recipes", "load_recipe", "recipe_path", "start_of"]
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -66,3 +66,8 @@ def load_recipe(name: str) -> TrainConfig:
     """
     config = read_config(recipe_path(name))
     return replace(config, run=replace(config.run, recipe=name))
+
+
+def start_of(config: TrainConfig) -> TrainConfig:
+    """What a run's options were changed from: its recipe, or the defaults."""
+    return load_recipe(config.run.recipe) if config.run.recipe else TrainConfig()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FORMAT", "link", "load_checkpoint", "save_checkpoint", "strip_prefixes", "write_atomically"]
+__all__ = ["FORMAT", "link", "load_checkpoint", "save_checkpoint", "strip_prefixes", "write_atomically", "write_text"]
 
 FORMAT = 1
 """Version of the checkpoint's layout; another one is refused."""
@@ -45,6 +45,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` in UTF-8, whole or not at all; see `write_atomically`."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool = True) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "TrainConfig",
     "config_from_dict",
     "config_to_dict",
+    "is_flag",
     "read_config",
     "with_machine",
 ]
@@ -216,6 +217,11 @@ def same_run(one: TrainConfig, other: TrainConfig) -> bool:
     usual = RunConfig()
     free = {name: getattr(usual, name) for name in (*MACHINE, "out")}
     return replace(one, run=replace(one.run, **free)) == replace(other, run=replace(other.run, **free))
+
+
+def is_flag(option: str) -> bool:
+    """Whether ``option`` of `TrainConfig` is a switch without a third state, which the command line writes --name or --no-name."""
+    return any(get_type_hints(type(table)).get(option) is bool for table in vars(TrainConfig()).values())
 
 
 def read_config(path: Path, base: TrainConfig | None = None) -> TrainConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from aib.classifier import AttentiveClassifier, Classifier, Details
 from aib.data.augment import normalize, random_crop, random_flip
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
-from aib.models.build import build_model
 from aib.train.checkpoint import link, load_checkpoint, save_checkpoint
 from aib.train.checks import (
     check_apart,
@@ -32,7 +32,6 @@ from aib.train.checks import (
 from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
 from aib.train.fabric import ForwardDetails, compiled_forward, make_fabric
-from aib.train.macs import count_macs
 from aib.train.optim import build_optimizer, lr_factor, warmed_share
 from aib.train.predict import predict, summarize
 from aib.train.progress import TrainingDisplay, epoch_line
@@ -40,6 +39,7 @@ from aib.train.revival import revive_anchors
 from aib.train.run_data import open_training_data
 from aib.train.run_folder import RunFolder, default_name, environment
 from aib.train.running import RunningMeans
+from aib.train.start import describe, start_network
 from aib.train.stopping import StopRequest
 from aib.train.weights import save_weights
 
@@ -47,9 +47,6 @@ __all__ = ["DivergedError", "Interrupted", "train"]
 
 STEPS_BETWEEN_AGREEMENTS = 10
 """Steps after which several processes ask each other whether one was told to stop."""
-
-CALIBRATION_IMAGES = 2000
-"""Training images shown to layers with a data-dependent start."""
 
 CONTENT = ("model", "optimizer", "state", "running")
 """What a checkpoint of a training holds, at least."""
@@ -99,65 +96,45 @@ def train(
         DivergedError: the loss left the numbers; the last good checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM; the run is saved.
     """
-    state = None
     if resume is not None:
         folder = RunFolder.open(resume)
         config = with_machine(folder.config, config)
-        folder.remove_leftovers()
-        folder.check_checkpoint()
-        state = load_checkpoint(folder.last) if folder.last.exists() else None
-        if state is not None and (missing := [key for key in CONTENT if key not in state]):
-            raise ValueError(f"{folder.last} is damaged: it lacks {', '.join(missing)}")
     else:
         folder = RunFolder(Path(config.run.out or f"runs/{default_name(config)}"))
         folder.check_free()
         if bundle is None:
             check_apart(folder.path, config.data.data)
     fabric = make_fabric(config)
-    device = fabric.device
-    if bundle is None:
-        bundle = open_training_data(config.data)
-    torch.manual_seed(config.run.seed)
-    model_options: dict[str, Any] = {
-        "name": config.model.model,
-        "num_classes": bundle.num_classes,
-        "in_channels": bundle.channels,
-        "image_size": bundle.image_size,
-        "attend": config.model.attend,
-        "anchors": config.model.anchors,
-        "latent_dim": config.model.latent_dim,
-        "modulation": config.model.modulation,
-        "min_std": config.model.min_std,
-        "width": config.model.width,
-        # a checkpoint replaces every weight: resuming needs neither the network nor the weight file
-        "pretrained": config.model.pretrained if state is None else None,
-    }
-    model = build_model(**model_options)
-    if state is None and model.calibrated():
-        first = next(iter(bundle.train.batches([torch.arange(min(CALIBRATION_IMAGES, len(bundle.train)))])))
-        model.calibrate(normalize(first.images.cpu(), bundle.mean, bundle.std))
-    if resume is None:
-        check_crop(config.data.crop_padding, bundle)
-        check_first_pass(model, bundle)
-        if fabric.global_rank == 0:
-            folder.create(config)
-    if fabric.global_rank == 0 and not folder.has("environment.json"):
-        folder.write_json("environment.json", environment(str(device), config.run.precision))
-    card = {
-        "name": config.model.model,
-        "data": bundle.name,
-        "num_classes": bundle.num_classes,
-        "class_names": list(bundle.class_names),
-        "mean": list(bundle.mean),
-        "std": list(bundle.std),
-        "image_size": list(bundle.image_size),
-        "channels": bundle.channels,
-        "site": config.model.attend,
-        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "macs": count_macs(model, (bundle.channels, *bundle.image_size)),
-        "options": {**{k: v for k, v in model_options.items() if v is not None}, "pretrained": None},
-    }
-    return _Fit(config, folder, fabric, device, model, bundle, card, state, title).run()
+    first = fabric.global_rank == 0
+    with ExitStack() as held:
+        state = None
+        if resume is not None:
+            if first:
+                held.enter_context(folder.locked())
+                folder.remove_leftovers()
+            state = _saved(folder)
+        if bundle is None:
+            bundle = open_training_data(config.data)
+        model = start_network(config, bundle, resumed=state is not None)
+        if resume is None:
+            check_crop(config.data.crop_padding, bundle)
+            check_first_pass(model, bundle)
+            if first:
+                folder.create(config)
+                held.enter_context(folder.locked())
+        if first and not folder.has("environment.json"):
+            folder.write_json("environment.json", environment(str(fabric.device), config.run.precision))
+        card = describe(config, bundle, model)
+        return _Fit(config, folder, fabric, model, bundle, card, state, title).run()
+
+
+def _saved(folder: RunFolder) -> dict[str, Any] | None:
+    """The last checkpoint of a run that goes on, None for one that was stopped before its first."""
+    folder.check_checkpoint()
+    state = load_checkpoint(folder.last) if folder.last.exists() else None
+    if state is not None and (missing := [key for key in CONTENT if key not in state]):
+        raise ValueError(f"{folder.last} is damaged: it lacks {', '.join(missing)}")
+    return state
 
 
 class _Fit:
@@ -168,14 +145,14 @@ class _Fit:
         config: TrainConfig,
         folder: RunFolder,
         fabric: Any,
-        device: torch.device,
         model: Classifier,
         bundle: DataBundle,
         card: dict[str, Any],
         saved: dict[str, Any] | None,
         title: str,
     ) -> None:
-        self.config, self.folder, self.fabric, self.device, self.card, self.title = config, folder, fabric, device, card, title
+        self.config, self.folder, self.fabric, self.card, self.title = config, folder, fabric, card, title
+        device = self.device = fabric.device
         self.bundle = bundle.to(device)
         self.world, self.rank = fabric.world_size, fabric.global_rank
         self.state = _State()

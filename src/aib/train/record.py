@@ -13,8 +13,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from aib.train.checkpoint import write_atomically
-from aib.train.config import TrainConfig
+from aib.train.checkpoint import write_text
+from aib.train.config import TrainConfig, is_flag
 from aib.train.run_folder import RunFolder
 
 __all__ = ["COLUMNS", "command_line", "record_run"]
@@ -81,11 +81,7 @@ def _replace_row(table: Path, text: dict[str, str]) -> None:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(table, lambda temporary: _write(temporary, buffer.getvalue()))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(table, buffer.getvalue())
 
 
 NOT_REPEATED = ("recipe", "out", "seed", "quiet", "device", "checkpoint_minutes")
@@ -103,7 +99,7 @@ def command_line(config: TrainConfig, base: TrainConfig) -> str:
             if option.name in NOT_REPEATED or value == getattr(before, option.name):
                 continue
             name = option.name.replace("_", "-")
-            if option.type == "bool":  # a flag; where None is allowed too, the value is written out
+            if is_flag(option.name):  # a flag; where None is allowed too, the value is written out
                 words.append(f"--{name}" if value else f"--no-{name}")
             else:
                 words += [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]

@@ -8,15 +8,18 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aib.train.checkpoint import write_atomically
+from aib.train.checkpoint import write_text
 from aib.train.config import TrainConfig, config_to_dict, read_config
 
 __all__ = ["RunFolder", "environment"]
+
+LOCK = ".training.lock"
+"""File that the process that trains in a folder holds."""
 
 
 def environment(device: str, precision: str) -> dict[str, Any]:
@@ -122,6 +125,27 @@ class RunFolder:
             raise ValueError(f"{path} is not a run folder (it has no config.toml){hint}")
         return cls(path)
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one training. The system lets go of it when the process ends, however it ends.
+
+        Raises:
+            ValueError: another process trains in this folder.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it first") from None
+        except NotImplementedError:  # a file system without locks: as good as before there were any
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
+
     @property
     def config(self) -> TrainConfig:
         return read_config(self.path / "config.toml")
@@ -175,7 +199,7 @@ class RunFolder:
         """Write a small file of the run, whole or not at all."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, lambda temporary: _write_text(temporary, text))
+        write_text(target, text)
 
     def write_json(self, name: str, value: Mapping[str, Any] | list[Any]) -> None:
         """Write ``value`` as JSON."""
@@ -215,7 +239,3 @@ class RunFolder:
             except (ValueError, KeyError, TypeError):
                 continue
         return rows
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,55 @@
+"""One process trains in a folder: a second one refuses, and a killed one leaves the folder free."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aib.cli import main
+from aib.train.run_folder import RunFolder
+from tiny import tiny_config, write_npz
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from aib.train.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_in_training_is_refused_until_its_process_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(tiny_config(write_npz(tmp_path / "squares.npz"), folder.path, epochs=1))
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder.path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    leftover = folder.path / ".model.json.1.tmp"  # what the other process is writing
+    leftover.write_text("{")
+    try:
+        assert main(["train", "--resume", str(folder.path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{folder.path} is being trained by another process" in line
+        assert leftover.exists()
+        assert folder.finished_epochs == 0
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    time.sleep(0.1)
+    assert main(["train", "--resume", str(folder.path)]) == 0
+    assert folder.finished_epochs == 1
+    assert not leftover.exists()
+
+
+def test_the_folder_is_free_again_after_the_training(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(tiny_config("somewhere", folder.path))
+    for _ in range(2):
+        with folder.locked():
+            pass
