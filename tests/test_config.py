@@ -28,7 +28,8 @@ CHANGED: dict[str, dict[str, Any]] = {
         "epochs": 9, "batch_size": 17, "optimizer": "adamw", "lr": 0.003, "momentum": 0.5, "nesterov": False, "weight_decay": 0.125,
         "schedule": "step", "warmup_epochs": 1.5, "step_epochs": (3, 6), "step_factor": 0.5, "label_smoothing": 0.25,
         "clip_norm": 2.5, "beta": 0.5, "beta_warmup_epochs": 2.5, "kl": "reference", "lambda_anchor": 0.75,
-        "lambda_commitment": 0.25, "lambda_sparsity": 0.125, "anchor_lr_scale": 0.5, "revive_anchors": True,
+        "lambda_commitment": 0.25, "lambda_sparsity": 0.125, "anchor_lr_scale": 0.5,
+        "norm_bias_lr_scale": 64.0, "revive_anchors": True,
     },
     "run": {
         "recipe": "some/recipe", "out": "runs/x", "seed": 4, "device": "cpu", "devices": 2, "precision": "bf16-mixed",

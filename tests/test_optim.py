@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import short_runs
 from aib.data.bundle import DataBundle
@@ -79,6 +80,17 @@ def test_without_anchors_there_is_one_group_and_without_parameters_an_error() ->
     frozen = build_model("vgg_xs", 3).requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable parameter"):
         parameter_groups(frozen, OptimConfig())
+
+
+def test_biases_of_normalisation_learn_at_their_own_rate_and_decay_as_the_others() -> None:
+    model = build_model("fast_aib_qt", 10)
+    groups = parameter_groups(model, OptimConfig(lr=0.5, weight_decay=0.01, norm_bias_lr_scale=16))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    (biases,) = [g for g in groups if g["base_lr"] == 8.0]
+    assert {id(p) for p in biases["params"]} == {id(norm.bias) for norm in norms}  # type: ignore[attr-defined]
+    assert biases["weight_decay"] * biases["base_lr"] == pytest.approx(0.01 * 0.5)  # type: ignore[operator]
+    members = [id(parameter) for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
+    assert sorted(members) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
 
 def test_anchors_move_at_their_own_rate(data: Path, bundle: DataBundle, tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ class OptimConfig:
     """Weight of the mean attention in the loss; 0 as published. Above 0 the map opens only where that pays."""
     anchor_lr_scale: float = 1.0
     """Learning rate of the anchors as a share of the others'."""
+    norm_bias_lr_scale: float = 1.0
+    """Learning rate of the biases of normalisation layers as a share of the others'."""
     revive_anchors: bool = False
     """After every epoch, move anchors that no validation score took to where most scores are."""
 
@@ -184,6 +186,7 @@ class TrainConfig:
             ("lambda_commitment", o.lambda_commitment, 0, 1e6),
             ("lambda_sparsity", o.lambda_sparsity, 0, 1e6),
             ("anchor_lr_scale", o.anchor_lr_scale, 0, 1e6),
+            ("norm_bias_lr_scale", o.norm_bias_lr_scale, 1e-6, 1e6),
             ("crop_padding", d.crop_padding, 0, 1e4),
             ("workers", d.workers, 0, 256),
             ("split_seed", d.split_seed, 0, 2**32 - 1),

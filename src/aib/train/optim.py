@@ -12,11 +12,15 @@ from aib.train.config import OptimConfig
 
 __all__ = ["build_optimizer", "lr_factor", "parameter_groups", "warmed_share"]
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+"""Normalisation layers, whose biases may learn faster (Jordan 2024)."""
+
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
     """All parameters with weight decay, as published, but for the anchors, which have none.
 
-    Each trainable parameter is in exactly one group; anchors have their own learning rate.
+    Each trainable parameter is in exactly one group; anchors, and where asked for the biases of normalisation layers, have their
+    own learning rate. Those biases decay as the others do in spite of it: their weight decay is smaller by the same factor.
 
     Raises:
         ValueError: the model has no trainable parameter.
@@ -24,11 +28,16 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # by module, not by name: a wrapper changes names, and somebody's own parameter may be called anchors
     known = {id(module.anchors) for module in model.modules() if isinstance(module, AnchorQuantizer)}
+    scale = config.norm_bias_lr_scale
+    shifts = {id(module.bias) for module in model.modules() if isinstance(module, NORMS)} if scale != 1 else set()
     anchors = [parameter for parameter in trained if id(parameter) in known]
-    others = [parameter for parameter in trained if id(parameter) not in known]
+    biases = [parameter for parameter in trained if id(parameter) in shifts]
+    others = [parameter for parameter in trained if id(parameter) not in known | shifts]
     if not others:
         raise ValueError("the model has no trainable parameter")
     groups: list[dict[str, object]] = [{"params": others, "weight_decay": config.weight_decay, "base_lr": config.lr}]
+    if biases:
+        groups.append({"params": biases, "weight_decay": config.weight_decay / scale, "base_lr": config.lr * scale})
     if anchors:
         groups.append({"params": anchors, "weight_decay": 0.0, "base_lr": config.lr * config.anchor_lr_scale})
     return groups
