@@ -12,7 +12,7 @@ PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check insta
 LARGE := sed -n -e 's/^ *Downloading \([^ ]*\)-[0-9].* (\([0-9.]* [MG]B\)).*/  downloading \1, \2/p' -e 's/^Installing collected packages.*/  unpacking/p'
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test lint clean clean-all
+.PHONY: help install install-dev demo test test-interop lint clean clean-all
 .SUFFIXES:
 
 help: ## list these commands
@@ -23,6 +23,10 @@ demo: install ## train on the embedded images, compare, and open the report: abo
 
 test: lint ## style, types and tests: under 5 minutes (ARGS="tests/test_anchors.py" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-interop: install-dev ## the adapters against pytorch-grad-cam and quantus themselves
+	$(PIP) -e '.[dev,interop]' | $(LARGE)
+	$(BIN)/python -m pytest tests/test_adapters.py
 
 lint: install-dev ## style and types only
 	$(BIN)/python -m ruff check .

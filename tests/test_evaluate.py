@@ -239,7 +239,7 @@ def test_record_replaces_the_row_of_the_same_run(trained: Trained, result: dict[
     record_run(other, result, table, TrainConfig())
     assert [(r["seed"], r["split"]) for r in rows()] == [("0", "test"), ("0", "val"), ("3", "test")]
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="is not a table of runs"):
+    with pytest.raises(ValueError, match="is another table; the columns of this one are data, evaluated_on"):
         record_run(folder.path, result, tmp_path / "wrong.csv", TrainConfig())
     assert (tmp_path / "wrong.csv").read_text() == "a,b\n1,2\n"
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a classifier on your images or from a recipe",
     "eval": "error, calibration, rate and anchors of a trained run",
     "explain": "show where a trained run looks in an image or a folder of images",
+    "score": "what a trained run's maps are worth, beside controls",
     "report": "one self-contained HTML page about one or more runs",
     "sweep": "train several values of some options over seeds, and compare",
     "convert": "turn a checkpoint of the paper's published code into a run folder",

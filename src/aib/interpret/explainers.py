@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aib.attention import SpatialAttention
 from aib.classifier import Classifier, PlainClassifier
 
-__all__ = ["AttentionMap", "Explainer", "GradCAM", "Target", "conv_layers", "evaluating"]
+__all__ = ["AttentionMap", "Explainer", "GradCAM", "Target", "conv_layers", "evaluating", "find_layer", "target_classes"]
 
 Target = int | Tensor | None
 """The class to explain: one for all images, one an image (N,), or None for the predicted class."""
@@ -100,17 +100,7 @@ class GradCAM:
     """
 
     def __init__(self, model: nn.Module, layer: nn.Module | str) -> None:
-        layers = {name: module for name, module in model.named_modules() if name}
-        if isinstance(layer, str):
-            if layer not in layers:
-                near = difflib.get_close_matches(layer, layers, n=3, cutoff=0.5) or list(layers)[:3]
-                raise ValueError(f"the model has no layer {layer!r}; near names are {', '.join(near)}")
-            self.name, self.layer = layer, layers[layer]
-        else:
-            names = [name for name, module in layers.items() if module is layer]
-            if not names:
-                raise ValueError(f"this {type(layer).__name__} is not a layer of the model; expected one of its submodules")
-            self.name, self.layer = names[0], layer
+        self.name, self.layer = find_layer(model, layer)
         self.model = model
 
     def attribute(self, images: Tensor, target: Target = None) -> Tensor:
@@ -122,7 +112,7 @@ class GradCAM:
 
         def chosen(inputs: Tensor) -> Tensor:
             logits = self.model(inputs)
-            return logits.gather(1, _classes(target, logits)[:, None]).squeeze(1)
+            return logits.gather(1, target_classes(target, logits)[:, None]).squeeze(1)
 
         # a caller's no_grad or inference_mode must not reach the gradient Grad-CAM needs
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
@@ -138,8 +128,30 @@ class GradCAM:
         return maps.detach().float()
 
 
-def _classes(target: Target, logits: Tensor) -> Tensor:
-    """The class explained for each image, (N,) int64."""
+def find_layer(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
+    """The name and the module of a layer given as either.
+
+    Raises:
+        ValueError: the model has no such layer; near names are given.
+    """
+    layers = {name: module for name, module in model.named_modules() if name}
+    if isinstance(layer, str):
+        if layer not in layers:
+            near = difflib.get_close_matches(layer, layers, n=3, cutoff=0.5) or list(layers)[:3]
+            raise ValueError(f"the model has no layer {layer!r}; near names are {', '.join(near)}")
+        return layer, layers[layer]
+    names = [name for name, module in layers.items() if module is layer]
+    if not names:
+        raise ValueError(f"this {type(layer).__name__} is not a layer of the model; expected one of its submodules")
+    return names[0], layers[names[0]]
+
+
+def target_classes(target: Target, logits: Tensor) -> Tensor:
+    """The class explained for each image, (N,) int64, from what a caller gave and the logits (N, classes).
+
+    Raises:
+        ValueError: ``target`` is neither one class nor (N,), or holds what is no class.
+    """
     count, classes = logits.shape
     if target is None:
         return logits.detach().argmax(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shlex
 from collections.abc import Mapping
@@ -11,10 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from aib.train.checkpoint import write_text
 from aib.train.config import TrainConfig, is_flag
+from aib.train.results_table import update_table
 from aib.train.run_folder import RunFolder
 
 __all__ = ["COLUMNS", "command_line", "record_run"]
@@ -26,6 +22,7 @@ COLUMNS = (
 )  # fmt: skip
 KEY = ("data", "evaluated_on", "split", "samples", "command")
 """A row with the same values here is replaced."""
+ORDER = ("data", "model", "recipe", "command", "evaluated_on", "split", "samples")
 
 
 def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainConfig) -> dict[str, str]:
@@ -60,28 +57,8 @@ def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainCo
         "threads": environment["threads"], "torch": environment["torch"], "aib": environment["aib"],
         "commit": environment["commit"] or "", "date": environment["date"], "command": command_line(config, base),
     }  # fmt: skip
-    text = {k: str(v) for k, v in row.items()}
-    table.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(table.with_name(f".{table.name}.lock")):  # of several evaluations at once, none may lose another's row
-        _replace_row(table, text)
-    return text
-
-
-def _replace_row(table: Path, text: dict[str, str]) -> None:
-    rows: list[dict[str, str]] = []
-    if table.exists():
-        with table.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ValueError(f"{table} is not a table of runs; its columns should be {', '.join(COLUMNS)}")
-            rows = list(reader)
-    rows = [r for r in rows if any(r[k] != text[k] for k in KEY)] + [text]
-    rows.sort(key=lambda r: (r["data"], r["model"], r["recipe"], r["command"], r["evaluated_on"], r["split"], r["samples"]))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(table, buffer.getvalue())
+    update_table(table, COLUMNS, KEY, ORDER, [row])
+    return {name: str(value) for name, value in row.items()}
 
 
 NOT_REPEATED = ("recipe", "out", "seed", "quiet", "device", "checkpoint_minutes")

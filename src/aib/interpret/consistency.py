@@ -1,0 +1,362 @@
+"""The paper's interpretability score, beside its controls: does a map stay where it is when an edit leaves the prediction alone?
+
+Of the images whose *prediction* is the same before and after an edit, the score is the share whose map is: the cosine of the two
+flattened maps is at or above a threshold (section 4.4 and table 2 of the paper). A map that never changes scores 1 and explains
+nothing, and of maps that are positive everywhere any two have a cosine near 1. So each score stands beside the same score with the
+map of another image, and what counts is how far it stands above that:
+
+    excess = share(cos(map of the edited image, map of the image) >= t) - share(cos(map of the edited image, map of ANOTHER) >= t)
+
+A map that is the same for every image has excess 0. Every source of maps (the model itself, explainers, untrained networks,
+controls: `aib.interpret.map_sources`) is judged on the same images under the same edits. Shares are fractions: 1 is printed as 100.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aib.classifier import Classifier
+from aib.data.bundle import Split
+from aib.interpret.explainers import evaluating
+from aib.interpret.intervals import wilson_interval
+from aib.interpret.map_sources import MapSource, RandomMaps, cosine, derived_seed, directions
+from aib.interpret.named_edits import Edit
+
+__all__ = ["OWN_MAP", "THRESHOLDS", "Consistency", "measure_consistency"]
+
+THRESHOLDS = (0.85, 0.9, 0.95)
+OWN_MAP = "own map"
+"""What the map of the scored model itself is called among the sources."""
+
+BLOCK = 16
+"""Images edited together, and what the number of images in a forward pass is a multiple of: the CPU kernels of convolutions and
+linear layers then round alike for every memory cap, which they do not for a batch of one."""
+
+CPU_BATCH = 64
+"""Images in a forward pass on a CPU. More fall out of its caches: passes of 1024 took 1.5 to 2 times as long an image."""
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Predictions and cosines of N images under E edits, from `measure_consistency`; everything on the CPU, by position.
+
+    Attributes:
+        edits: the E edits.
+        original: (N,) int64 predicted classes of the images.
+        edited: (E, N) int64 predicted classes of the edited images.
+        others: (N,) int64 position of the other image, whose map `other` takes: one random cycle through all images.
+        own: by source, (E, N) float32 cosine of the edited image's map with that of the image.
+        other: by source, (E, N) float32 cosine of the edited image's map with that of the *other* image, which is not edited.
+
+    A map that is zero everywhere has no direction: its cosine is NaN, and it counts as changed. So a source that gives zeros before
+    and after scores 0, not 1.
+    """
+
+    edits: tuple[Edit, ...]
+    original: Tensor
+    edited: Tensor
+    others: Tensor
+    own: Mapping[str, Tensor]
+    other: Mapping[str, Tensor]
+
+    @property
+    def unchanged(self) -> Tensor:
+        """(E, N) bool, whether the edit left the prediction as it was."""
+        return self.edited == self.original
+
+    def summary(self, source: str, edit: Edit, thresholds: Sequence[float] = THRESHOLDS, seed: int = 0) -> dict[str, Any]:
+        """One source under one edit in plain numbers, ready for JSON.
+
+        ``n`` images of which ``unchanged`` keep their prediction, a share with its Wilson interval; over those, for each threshold,
+        ``score``, ``other`` (with another image's map) and ``excess`` (their difference, paired) as [mean, low, high] with 95 %
+        bootstrap intervals over images; the mean cosines, and how many of each were NaN (``no_direction``). What no image is left
+        for is None.
+
+        Args:
+            source: a name in `own`.
+            edit: one of `edits`.
+            thresholds: cosines from which on a map counts as unchanged.
+            seed: of the bootstrap.
+
+        Raises:
+            ValueError: the source or the edit was not measured, or a threshold is not between 0 and 1.
+        """
+        row = self._row(edit)
+        kept = self.unchanged[row]
+        own, other = (cosines[self._known(source)][row][kept] for cosines in (self.own, self.other))
+        count, scores = len(own), {}
+        for threshold in _checked(thresholds):
+            stays, passes = _reach(own, threshold), _reach(other, threshold)
+            scores[f"{threshold:g}"] = {
+                "score": _interval(stays, seed), "other": _interval(passes, seed), "excess": _interval(stays - passes, seed),
+            }  # fmt: skip
+        return {
+            "source": source, "edit": edit.name, "size": edit.size,
+            "n": len(kept), "unchanged": count, "unchanged_share": [count / len(kept), *wilson_interval(count, len(kept))],
+            "thresholds": scores,
+            "cosine_own": _mean(own), "cosine_other": _mean(other),
+            "no_direction": {"own": int(own.isnan().sum()), "other": int(other.isnan().sum())},
+        }  # fmt: skip
+
+    def comparison(
+        self,
+        edit: Edit,
+        source: str = OWN_MAP,
+        controls: Iterable[str] | None = None,
+        thresholds: Sequence[float] = THRESHOLDS,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """How far a source stands above the best of its controls under one edit, in plain numbers.
+
+        ``excess`` is the number to quote: the excess of the source less that of the control with the greatest excess. ``score`` is
+        the same with raw scores, for completeness: a constant control scores 1 by construction, so beside one it is never above 0.
+        Differences are paired, since all sources are judged on the same images. The best control is chosen on those images too,
+        which favours the controls a little; of equals it is the first.
+
+        Args:
+            edit: one of `edits`.
+            source: a name in `own`.
+            controls: names in `own`; all others by default.
+            thresholds, seed: as in `summary`.
+
+        Returns:
+            ``{"source", "edit", "size", "unchanged", "thresholds": {t: {"excess" and "score": {"control", "difference"}}}}``, each
+            difference [mean, low, high] with a 95 % bootstrap interval over images, None where no prediction is unchanged.
+
+        Raises:
+            ValueError: as in `summary`, or there is no control.
+        """
+        names = [self._known(name) for name in ([n for n in self.own if n != source] if controls is None else controls)]
+        if not names:
+            raise ValueError(f"{source!r} has no control to be compared with; measure it with control_sources()")
+        row = self._row(edit)
+        kept = self.unchanged[row]
+        found = {}
+        for threshold in _checked(thresholds):
+            score = {name: _reach(self.own[name][row][kept], threshold) for name in [self._known(source), *names]}
+            excess = {name: stays - _reach(self.other[name][row][kept], threshold) for name, stays in score.items()}
+            found[f"{threshold:g}"] = {"excess": _above(excess, source, names, seed), "score": _above(score, source, names, seed)}
+        return {"source": source, "edit": edit.name, "size": edit.size, "unchanged": int(kept.sum()), "thresholds": found}
+
+    def _row(self, edit: Edit) -> int:
+        if edit not in self.edits:
+            raise ValueError(f"the edit {edit.label!r} was not measured; these were: {', '.join(e.label for e in self.edits)}")
+        return self.edits.index(edit)
+
+    def _known(self, source: str) -> str:
+        if source not in self.own:
+            near = difflib.get_close_matches(source, self.own, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"there is no source {source!r}; {hint}These were measured: {', '.join(self.own)}")
+        return source
+
+
+def _checked(thresholds: Sequence[float]) -> Sequence[float]:
+    for threshold in thresholds:
+        if not 0 < threshold < 1:
+            raise ValueError(f"a threshold is {threshold}; it must lie between 0 and 1, as in 0.9")
+    return thresholds
+
+
+def _reach(cosines: Tensor, threshold: float) -> NDArray[np.int64]:
+    """1 where a cosine is at or above the threshold, 0 where it is below or NaN."""
+    return (cosines.double() >= threshold).long().numpy()
+
+
+def _interval(values: NDArray[np.int64], seed: int, draws: int = 2000) -> list[float] | None:
+    """[mean, low, high] of a percentile bootstrap: `aib.interpret.intervals.bootstrap_mean` for values that take few levels.
+
+    How often a resample holds each level is multinomial; drawing these counts stands for drawing every image, at a thousandth of
+    the time.
+    """
+    if not len(values):
+        return None
+    levels, counts = np.unique(values, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), draws) @ levels / len(values)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return [float(values.mean()), float(low), float(high)]
+
+
+def _above(values: Mapping[str, NDArray[np.int64]], source: str, controls: Sequence[str], seed: int) -> dict[str, Any]:
+    best = max(controls, key=lambda name: int(values[name].sum()))
+    difference = _interval(values[source] - values[best], seed)
+    return {"control": None if difference is None else best, "difference": difference}
+
+
+def _mean(cosines: Tensor) -> float | None:
+    defined = cosines[~cosines.isnan()].double()
+    return defined.mean().item() if len(defined) else None
+
+
+def measure_consistency(
+    model: Classifier,
+    split: Split,
+    mean: Sequence[float],
+    std: Sequence[float],
+    edits: Sequence[Edit],
+    sources: Mapping[str, MapSource | RandomMaps] | None = None,
+    *,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+) -> Consistency:
+    """Predictions and maps of every image of ``split`` before and after every edit.
+
+    Images are taken in a random order fixed by ``seed`` and the number of images; the *other* image of each is the one before it,
+    so that all images form one cycle and no map has to be kept. An edit is drawn by (``seed``, name, size, place in that order),
+    whatever the model, the other edits and ``batch_size``. All versions of an image go through the network together, as far as the
+    cap allows. On a CPU the result is bit for bit the same for every ``batch_size``; other devices may round differently.
+
+    Args:
+        model: the classifier that is scored; its own map, on the mean path, is the source `OWN_MAP` if it has one.
+        split: at least two images.
+        mean, std: per channel, of images scaled to [0, 1].
+        edits: of `window_edits` and `frequency_edits`, or others.
+        sources: further sources by name: `control_sources`, `from_explainer`.
+        seed: of the order and of the edits.
+        device: where the images go; that of the model's parameters by default.
+        batch_size: a cap on memory, 32x32 images that go through the network together; fewer if they are larger, more if smaller,
+            in multiples of 16 and at least 16. 1024 by default, 64 on a CPU, which is faster there.
+
+    Raises:
+        ValueError: there is no source of maps, no edit, an edit twice or one that does not fit the images, fewer than two images, a
+            source called `OWN_MAP`, channels that do not fit, ``batch_size`` below 1; or a source returns no finite maps
+            (M, 1, h, w).
+    """
+    given, edits = dict(sources or {}), tuple(edits)
+    if device is None:
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if batch_size is None:
+        batch_size = CPU_BATCH if torch.device(device).type == "cpu" else 1024
+    pixels = _check(model, split, mean, std, edits, given, batch_size)
+    tracks = {name: _Track(name) for name in [OWN_MAP] * model.has_map + list(given)}
+    rows = max(1, batch_size * 32 * 32 // pixels // BLOCK) * BLOCK
+    together = max(1, rows // (BLOCK * (1 + len(edits)))) * BLOCK
+    order = torch.randperm(len(split), generator=_generator("order", seed))
+    shift = torch.tensor(mean, device=device).view(-1, 1, 1) * 255
+    scale = 1 / (torch.tensor(std, device=device).view(-1, 1, 1) * 255)
+    predicted = []
+    with torch.no_grad(), evaluating(model):
+        for number, batch in enumerate(split.batches(order.split(together))):
+            count, block = len(batch.images), number * together // BLOCK
+            versions = _edited(batch.images.to(device), edits, seed, block)
+            flat = versions.flatten(0, 1)
+            # further sources may ask for the pixels
+            images = (flat - shift if given else flat.sub_(shift)).mul_(scale)
+            classes, maps = _look(model, images, rows)
+            predicted.append(classes.view(len(versions), -1)[:, :count].cpu())
+            if maps is not None:
+                tracks[OWN_MAP].add(maps, len(versions), count)
+            target = classes[: versions.shape[1]].repeat(len(versions))
+            for name, source in given.items():
+                if isinstance(source, RandomMaps):
+                    maps = source.draw(versions, ["original", *(edit.label for edit in edits)], block, BLOCK)
+                else:
+                    parts = zip(flat.split(rows), images.split(rows), target.split(rows))
+                    maps = torch.cat([_maps_of(source, name, *part) for part in parts])
+                tracks[name].add(maps, len(versions), count)
+    place = order.argsort()
+    every = torch.cat(predicted, 1)[:, place]
+    own = {name: torch.cat(track.own, 1)[:, place] for name, track in tracks.items()}
+    other = {name: track.all_other()[:, place] for name, track in tracks.items()}
+    return Consistency(edits, every[0], every[1:], order.roll(1)[place], own, other)
+
+
+def _check(
+    model: Classifier, split: Split, mean: Sequence[float], std: Sequence[float], edits: Sequence[Edit],
+    sources: Mapping[str, Any], batch_size: int,
+) -> int:  # fmt: skip
+    """The number of pixels of an image, if everything fits."""
+    if OWN_MAP in sources:
+        raise ValueError(f"a source is called {OWN_MAP!r}, which is the scored model's; choose another name")
+    if not model.has_map and not sources:
+        raise ValueError(f"{type(model).__name__} has no map of its own and no other source is given; there is nothing to score")
+    if not edits:
+        raise ValueError("there is no edit; window_edits() and frequency_edits() make those of the paper")
+    if len(split) < 2:
+        raise ValueError(f"the number of images is {len(split)}; the map of another image needs at least 2")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    image = next(iter(split.batches([torch.zeros(1, dtype=torch.int64)]))).images.float()
+    if not image.shape[1] == len(mean) == len(std):
+        raise ValueError(f"images have {image.shape[1]} channels, but there are {len(mean)} means and {len(std)} deviations")
+    labels = [edit.label for edit in edits]
+    for edit in edits:
+        if labels.count(edit.label) > 1:
+            raise ValueError(f"the edit {edit.label!r} is given twice; every edit needs a name and size of its own")
+        edited = edit.apply(image, torch.Generator())
+        if edited.shape != image.shape:
+            raise ValueError(f"the edit {edit.label!r} makes {tuple(edited.shape)} of {tuple(image.shape)}; it must keep the shape")
+    return image.shape[2:].numel()
+
+
+def _generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(*parts))
+
+
+def _edited(images: Tensor, edits: Sequence[Edit], seed: int, block: int) -> Tensor:
+    """(1 + E, B, C, H, W) float pixels: the images as they are, then under every edit; B is rounded up to full blocks."""
+    count = len(images)
+    versions = torch.empty(1 + len(edits), -(-count // BLOCK) * BLOCK, *images.shape[1:], device=images.device)
+    versions[0, :count] = images
+    versions[0, count:] = versions[0, count - 1]
+    for i, some in enumerate(versions[0].split(BLOCK)):
+        for edit, version in zip(edits, versions[1:]):
+            version[i * BLOCK : (i + 1) * BLOCK] = edit.apply(some, _generator("edit", seed, edit.label, block + i))
+    return versions
+
+
+def _look(model: Classifier, images: Tensor, rows: int) -> tuple[Tensor, Tensor | None]:
+    """Predicted classes (M,) and the model's own maps (M, 1, h, w), ``rows`` images at a time."""
+    classes, maps = [], []
+    for some in images.split(rows):
+        details = model.forward_details(some)
+        classes.append(details.logits.argmax(1))
+        if model.has_map:
+            if details.map is None:
+                raise ValueError(f"{type(model).__name__} says it has a map but gives none")
+            maps.append(details.map)
+        del details  # its features, before the next pass makes its own
+    return torch.cat(classes), torch.cat(maps) if maps else None
+
+
+def _maps_of(source: MapSource, name: str, pixels: Tensor, images: Tensor, target: Tensor) -> Tensor:
+    maps = source(pixels, images, target)
+    if maps.ndim != 4 or maps.shape[:2] != (len(images), 1):
+        raise ValueError(f"the source {name!r} gives maps of shape {tuple(maps.shape)}; expected ({len(images)}, 1, h, w)")
+    return maps
+
+
+class _Track:
+    """Cosines of one source, group after group of images in their order."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.own: list[Tensor] = []
+        self.other: list[Tensor] = []
+        self.start = torch.empty(0)
+        """(E, P) the edited maps of the very first image, whose other image is the last."""
+        self.last = torch.empty(0)
+        """(1, P) the latest image's map."""
+
+    def add(self, maps: Tensor, versions: int, count: int) -> None:
+        """Take maps (versions * B, 1, h, w), of which the first ``count`` of each version are of images."""
+        flat = directions(maps, self.name).unflatten(0, (versions, -1))[:, :count]
+        original, edited = flat[0], flat[1:]
+        self.own.append(cosine(edited, original).cpu())
+        if not self.other:
+            self.start, self.last = edited[:, 0].clone(), original[:1]  # the second stands in for the last image, yet unknown
+        self.other.append(cosine(edited, torch.cat([self.last, original[:-1]])).cpu())
+        self.last = original[-1:].clone()
+
+    def all_other(self) -> Tensor:
+        """(E, N), in the order of the images."""
+        return torch.cat([cosine(self.start, self.last).cpu()[:, None], torch.cat(self.other, 1)[:, 1:]], 1)

@@ -1,0 +1,77 @@
+"""What a run's latent and map carry, in bits, and what its rate says about images of another kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aib.data import open_data
+from aib.data.bundle import Split
+from aib.interpret.detection import detection_table, selective_table, unusualness
+from aib.interpret.information import measure_information
+from aib.train.predict import predict
+from aib.train.weights import LoadedRun
+
+__all__ = ["detection_numbers", "information_numbers"]
+
+
+def information_numbers(run: LoadedRun, batches: Iterable[Tensor], seed: int = 0) -> dict[str, Any] | None:
+    """`aib.interpret.information.Information.summary` with the mean rate map, or None for a model without a latent.
+
+    Args:
+        run: the run.
+        batches: normalised images on the model's device.
+        seed: of the intervals.
+    """
+    first, *rest = batches  # at most some hundred megabytes: images, not features
+    with torch.no_grad():
+        if run.model.forward_details(first[:1]).latent_mean is None:
+            return None
+    found = measure_information(run.model, [first, *rest])
+    numbers = found.summary(seed)
+    if found.rate_maps is not None:
+        numbers["attention"]["map"] = found.rate_maps.mean(0)[0].tolist()
+    return numbers
+
+
+def detection_numbers(
+    run: LoadedRun, split: Split, outside: Sequence[str], *, device: str = "cpu", seed: int = 0
+) -> dict[str, Any]:
+    """How well rate and predictions tell the run's images from those of other data sets, and right answers from wrong ones.
+
+    Args:
+        run: the run.
+        split: its own images.
+        outside: data sets; their test images, resized by nobody: they must have the run's size.
+        device: where to compute.
+        seed: of the intervals.
+
+    Returns:
+        ``{"selective": ..., "outside": {name: ...}}`` of `aib.interpret.detection`.
+
+    Raises:
+        ValueError: a data set is unknown or has other channels or another image size.
+    """
+
+    def look(images: Split) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
+        found = predict(run.model, images, run.mean, run.std, device=device)
+        rate = None if found.rate is None else found.rate.double().numpy()
+        return unusualness(found.logits.double().numpy(), rate), found.errors.numpy()
+
+    inside, wrong = look(split)
+    numbers: dict[str, Any] = {"selective": selective_table(inside, wrong, seed), "outside": {}}
+    for name in outside:
+        bundle = open_data(name, root=Path(run.folder.config.data.root), val_fraction=None)
+        if (bundle.channels, tuple(bundle.image_size)) != (run.card["channels"], run.image_size):
+            raise ValueError(
+                f"{bundle.name} has {bundle.channels} channels and size {bundle.image_size}; the run was trained on "
+                f"{run.card['channels']} and {run.image_size}"
+            )
+        numbers["outside"][bundle.name] = detection_table(inside, look(bundle.test)[0])
+    return numbers
