@@ -54,6 +54,12 @@ def test_epoch_order_is_a_permutation_of_seed_and_epoch_alone(length: int, seed:
     assert torch.equal(order, epoch_order(length, seed, epoch))
 
 
+def test_seeds_that_share_their_low_bits_give_other_orders() -> None:
+    seeds = (0, 1, 255, 256, 257, 512, 1 << 24, (1 << 32) - 1)
+    orders = {tuple(epoch_order(50, seed, epoch).tolist()) for seed in seeds for epoch in (0, 1, 255)}
+    assert len(orders) == 3 * len(seeds)
+
+
 def test_epoch_orders_differ_between_epochs_and_seeds() -> None:
     orders = {tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(10) for epoch in range(20)}
     assert len(orders) == 200

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from aib.cli import main
-from aib.paper.tables import NOT_RUN, compare_runs, published, read_runs, table1, table2, table3, table4
+from aib.paper.scores import read_scores, table2
+from aib.paper.tables import NOT_RUN, compare_runs, published, read_runs, table1, table3, table4
 from aib.train.record import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,13 +70,41 @@ def test_runs_of_one_recipe_are_compared_by_seed() -> None:
         compare_runs(runs, "r", "wrn")
 
 
-def test_table_2_takes_recorded_scores(tmp_path: Path) -> None:
-    scores = tmp_path / "scores.csv"
-    scores.write_text("model,data,edit,size,score\nvgg_aib,cifar10,low frequencies,,61\nvgg_aib,cifar10,low frequencies,,65\n")
-    rows = {row[:4]: row[4:] for row in table2(scores).rows}
-    assert rows["vgg_aib", "cifar10", "low frequencies", "–"][0] == "53.26"
-    assert rows["vgg_aib", "cifar10", "low frequencies", "–"][1].startswith("63.00 [")
-    assert {row[-1] for row in table2(tmp_path / "absent.csv").rows} == {NOT_RUN}
+def score(model: str, edit: str, size: str, value: float, **more: str) -> dict[str, str]:
+    """A recorded score; its excess is 0.3 below, and 0.1 above that of the best control."""
+    row = {"model": model, "data": "cifar10", "recipe": f"paper/cifar10/{model}", "seed": "0", "source": "own map", "edit": edit,
+           "size": size, "threshold": "0.9", "score": f"{value}", "excess": f"{value - 0.3}", "above": "0.1"}  # fmt: skip
+    return {**row, **more}
+
+
+def test_table_2_takes_recorded_scores() -> None:
+    low = [score("vgg_aib", "low frequencies", "12", value, seed=seed) for value, seed in ((0.61, "0"), (0.65, "1"))]
+    others = [
+        score("vgg_aib", "low frequencies", "12", 0.1, threshold="0.85"),
+        score("vgg_aib", "low frequencies", "12", 0.1, source="iba"),
+        score("vgg_aib", "low frequencies", "12", 0.1, recipe="mine"), score("vgg_aib", "low frequencies", "8", 0.5),
+        score("vgg_aib", "colour window", "16", 0.5, score="", excess="", above=""),
+    ]  # fmt: skip
+    rows = {row[:4]: row[4:] for row in table2([*low, *others]).rows}
+    published_value, ours, excess, above = rows["vgg_aib", "cifar10", "low frequencies", "–"]
+    assert published_value == "53.26"
+    assert ours.startswith("63.00 [")
+    assert excess.startswith("33.00 [")
+    assert above.startswith("10.00 [")
+    assert rows["vgg_aib", "cifar10", "low frequencies", "8"][:2] == ("–", "50.00 (1)")
+    assert rows["vgg_aib", "cifar10", "colour window", "16"][1:] == (NOT_RUN,) * 3
+    assert {row[5:] for row in table2([]).rows} == {(NOT_RUN,) * 3}
+    mine = table2([*low, *others], "mine")
+    assert {row[:2] for row in mine.rows} == {("vgg_aib", "cifar10")}
+    with pytest.raises(ValueError, match=r"no recorded score of the recipe 'none' at 0.9; there are scores of mine, paper"):
+        table2([*low, *others], "none")
+
+
+def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("model,data\n")
+    with pytest.raises(ValueError, match="is not a table of scores: it has no column above"):
+        read_scores(tmp_path / "scores.csv")
+    assert read_scores(tmp_path / "absent.csv") == []
 
 
 def test_tables_3_and_4_explain_every_difference() -> None:

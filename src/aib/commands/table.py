@@ -30,9 +30,11 @@ class TableOptions:
     convention: Literal["paper", "reference"] = "paper"
     """Recipes as the paper writes them, or as its published code runs them."""
     recipe: str | None = None
-    """Instead of table 1's own recipes: compare all recorded runs of this one, whatever was changed on the command line."""
+    """Instead of the paper's recipes: all recorded runs (table 1) or scores (table 2) of this one."""
+    threshold: float = 0.9
+    """For table 2: cosine from which on a map counts as unchanged, 0.85, 0.9 or 0.95."""
     versus: str | None = None
-    """With --recipe: the row the others are compared with, by its label; the first by default."""
+    """For table 1 with --recipe: the row the others are compared with, by its label; the first by default."""
     latency: bool = True
     """For table 4: time a forward pass of each network on this machine."""
     device: str = "cpu"
@@ -51,13 +53,14 @@ def run(arguments: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from aib.paper.tables import compare_runs, read_runs, table1, table2, table3, table4
+    from aib.paper.scores import read_scores, table2
+    from aib.paper.tables import compare_runs, read_runs, table1, table3, table4
 
     if options.number == 1:
         runs = read_runs(options.runs)
         found = compare_runs(runs, options.recipe, options.versus) if options.recipe else table1(runs, options.convention)
     elif options.number == 2:
-        found = table2(options.scores)
+        found = table2(read_scores(options.scores), options.recipe, f"{options.threshold:g}")
     else:
         found = table3() if options.number == 3 else table4(options.latency, device=options.device)
     table = Table(*found.columns, box=box.SIMPLE_HEAD, title=found.title, title_justify="left", pad_edge=False)

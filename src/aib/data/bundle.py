@@ -168,7 +168,9 @@ class DataBundle:
 
 def epoch_order(length: int, seed: int, epoch: int) -> Tensor:
     """(length,) positions in the order of one epoch: a function of ``seed`` and ``epoch`` alone."""
-    generator = torch.Generator().manual_seed(((seed & 0xFFFFFFFF) << 24) ^ epoch)
+    # torch's generator on the CPU keeps the low 32 bits of a seed: the bits above the lowest 8 are folded into them
+    folded = ((seed & 0xFF) << 24) ^ epoch ^ ((seed >> 8) * 0x9E3779B1)
+    generator = torch.Generator().manual_seed(folded & 0xFFFFFFFF)
     return torch.randperm(length, generator=generator)
 
 

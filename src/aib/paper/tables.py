@@ -1,6 +1,6 @@
-"""Tables 1 to 4 of the paper, published values beside ours; a cell that nobody has run says so.
+"""Tables 1, 3 and 4 of the paper, published values beside ours; a cell that nobody has run says so.
 
-Tables 1 and 2 read recorded results; tables 3 and 4 are computed on the spot from the networks.
+Table 1 reads recorded results; tables 3 and 4 are computed on the spot from the networks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,18 @@ from aib.interpret.intervals import mean_interval, paired_difference
 from aib.models import create_model
 from aib.train.macs import count_macs
 
-__all__ = ["NOT_RUN", "PaperTable", "changes", "compare_runs", "published", "read_runs", "table1", "table2", "table3", "table4"]
+__all__ = [
+    "NOT_RUN",
+    "PaperTable",
+    "changes",
+    "compare_runs",
+    "mean_of_seeds",
+    "published",
+    "read_runs",
+    "table1",
+    "table3",
+    "table4",
+]
 
 FOLDER = Path(__file__).resolve().parent / "published"
 NOT_RUN = "not run"
@@ -98,7 +109,7 @@ def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> Pape
                 if run["recipe"] in names and unchanged(run) and on_mean_path(run)
                 and run.get("evaluated_on", run["data"]) == evaluated and run["split"] == (split or "test")
             ]  # fmt: skip
-            cells.append(f"{line[column] or '–'} / {_mean(errors)}" if line[column] or errors else "–")
+            cells.append(f"{line[column] or '–'} / {mean_of_seeds(errors)}" if line[column] or errors else "–")
         rows.append((line["model"], *cells))
     return PaperTable(
         f"Table 1. Test error in per cent, published / ours ({convention} recipes)",
@@ -154,31 +165,12 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
             ours, theirs = ([100 * float(group[seed]["error"]) for seed in shared] for group in (mine, base))
             difference = _interval(paired_difference(ours, theirs), signed=True)
         rates = [float(run["rate_bits"]) for run in mine.values() if run["rate_bits"]]
-        rows.append((label, _mean(errors), difference, f"{statistics.fmean(rates):.1f}" if rates else ""))
+        rows.append((label, mean_of_seeds(errors), difference, f"{statistics.fmean(rates):.1f}" if rates else ""))
     return PaperTable(
         f"Recorded runs of {recipe}: test error in per cent",
         ("model and changes", "error", f"minus {first or next(iter(groups))}", "rate (bits)"),
         tuple(rows),
         ("means with 95 % t intervals over seeds (their number in brackets); differences are paired by seed",),
-    )
-
-
-def table2(scores: Path) -> PaperTable:
-    """Interpretability scores in per cent, published beside those recorded in ``scores`` (`aib score`)."""
-    measured: dict[tuple[str, ...], list[float]] = {}
-    if scores.exists():
-        with scores.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                measured.setdefault((row["model"], row["data"], row["edit"], row["size"]), []).append(float(row["score"]))
-    rows = []
-    for line in published("table2"):
-        key = (line["model"], line["data"], line["edit"], line["size"])
-        rows.append((*key[:3], line["size"] or "–", line["score"], _mean(measured.get(key, []))))
-    return PaperTable(
-        "Table 2. Interpretability score in per cent",
-        ("model", "data", "edit", "window", "published", "ours"),
-        tuple(rows),
-        ("share of the images with an unchanged prediction whose map is unchanged too; worth what it is above its controls",),
     )
 
 
@@ -242,7 +234,8 @@ def changes(run: Mapping[str, str]) -> list[str]:
     return [change for change in found if not f"{change} ".startswith(left_out)]
 
 
-def _mean(values: Iterable[float]) -> str:
+def mean_of_seeds(values: Iterable[float]) -> str:
+    """Mean with a 95 % t interval where there are several, and their number; `NOT_RUN` for none."""
     numbers = list(values)
     if not numbers:
         return NOT_RUN
