@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aib.data import open_data
-from aib.data.bundle import Split
+from aib.data.bundle import DataBundle, Split
 from aib.interpret.detection import detection_table, selective_table, unusualness
 from aib.interpret.information import measure_information
 from aib.train.predict import predict
 from aib.train.weights import LoadedRun
 
-__all__ = ["detection_numbers", "information_numbers"]
+__all__ = ["detection_numbers", "information_numbers", "open_outside"]
 
 
 def information_numbers(run: LoadedRun, batches: Iterable[Tensor], seed: int = 0) -> dict[str, Any] | None:
@@ -41,22 +41,19 @@ def information_numbers(run: LoadedRun, batches: Iterable[Tensor], seed: int = 0
 
 
 def detection_numbers(
-    run: LoadedRun, split: Split, outside: Sequence[str], *, device: str = "cpu", seed: int = 0
+    run: LoadedRun, split: Split, outside: Sequence[DataBundle], *, device: str = "cpu", seed: int = 0
 ) -> dict[str, Any]:
     """How well rate and predictions tell the run's images from those of other data sets, and right answers from wrong ones.
 
     Args:
         run: the run.
         split: its own images.
-        outside: data sets; their test images, resized by nobody: they must have the run's size.
+        outside: of `open_outside`; their test images count.
         device: where to compute.
         seed: of the intervals.
 
     Returns:
         ``{"selective": ..., "outside": {name: ...}}`` of `aib.interpret.detection`.
-
-    Raises:
-        ValueError: a data set is unknown or has other channels or another image size.
     """
 
     def look(images: Split) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
@@ -65,13 +62,23 @@ def detection_numbers(
         return unusualness(found.logits.double().numpy(), rate), found.errors.numpy()
 
     inside, wrong = look(split)
-    numbers: dict[str, Any] = {"selective": selective_table(inside, wrong, seed), "outside": {}}
-    for name in outside:
+    tables = {bundle.name: detection_table(inside, look(bundle.test)[0]) for bundle in outside}
+    return {"selective": selective_table(inside, wrong, seed), "outside": tables}
+
+
+def open_outside(run: LoadedRun, names: Sequence[str]) -> list[DataBundle]:
+    """Data sets that the run has not seen.
+
+    Raises:
+        ValueError: one is unknown, or has other channels or another image size than the run's.
+    """
+    found = []
+    for name in names:
         bundle = open_data(name, root=Path(run.folder.config.data.root), val_fraction=None)
         if (bundle.channels, tuple(bundle.image_size)) != (run.card["channels"], run.image_size):
             raise ValueError(
                 f"{bundle.name} has {bundle.channels} channels and size {bundle.image_size}; the run was trained on "
                 f"{run.card['channels']} and {run.image_size}"
             )
-        numbers["outside"][bundle.name] = detection_table(inside, look(bundle.test)[0])
-    return numbers
+        found.append(bundle)
+    return found

@@ -28,7 +28,7 @@ from aib.interpret.map_sources import MapSource, RandomMaps, control_sources, fr
 from aib.interpret.named_edits import Edit, frequency_edits, window_edits
 from aib.interpret.randomization import map_similarity, randomized_networks
 from aib.interpret.sensitivity import map_sensitivity
-from aib.train.bits import detection_numbers, information_numbers
+from aib.train.bits import detection_numbers, information_numbers, open_outside
 from aib.train.predict import predict
 from aib.train.run_data import label_convention, open_run_data
 from aib.train.score_gallery import save_edited_gallery
@@ -83,6 +83,7 @@ def score_run(
             f"{path} has no attention ({job.run.card['name']} is a plain classifier): name explainers, as in --against gradcam"
         )
     edits, more = job.edits()
+    outside = open_outside(job.run, settings.outside)
     result: dict[str, Any] = {
         "model": job.run.card["name"], "data": job.bundle.name, "split": settings.split, "n": len(job.split),
         "seed": settings.seed, "own": OWN_MAP if job.run.model.has_map else None, "against": list(settings.against),
@@ -118,7 +119,7 @@ def score_run(
         result["information"] = bits
     if settings.outside:
         say(f"images of {', '.join(settings.outside)} beside {job.bundle.name}")
-        result["detection"] = detection_numbers(job.run, job.split, settings.outside, device=device, seed=settings.seed)
+        result["detection"] = detection_numbers(job.run, job.split, outside, device=device, seed=settings.seed)
     result["agreement"] = metric_agreement(_metric_table(result))
     name = settings.split if settings.data is None else f"{Path(settings.data).stem}-{settings.split}"
     job.run.folder.write_json(f"score/{name}.json", result)

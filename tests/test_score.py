@@ -1,0 +1,203 @@
+"""``aib score`` on a short run: every part is there, controls beside it, rows that table 2 reads, and mistakes in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aib.cli import main
+from aib.commands.score import sentences, tables
+from aib.interpret.agreement import metric_agreement
+from aib.train.loop import train
+from aib.train.score import CONTROLS, score_run
+from aib.train.score_settings import ScoreSettings
+from tiny import squares, tiny_config, write_npz
+
+FEW = ("--control-images", "12", "--faithful-images", "4", "--device", "cpu", "--other", "none")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_npz(tmp_path_factory.mktemp("data") / "squares.npz")
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny_config(data, tmp_path_factory.mktemp("runs") / "aib", epochs=2)).path
+
+
+@pytest.fixture(scope="module")
+def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = tiny_config(data, tmp_path_factory.mktemp("runs") / "plain", model="vgg_xs", anchors=None, epochs=1)
+    return train(config).path
+
+
+@pytest.fixture(scope="module")
+def scored(run: Path) -> dict[str, Any]:
+    settings = ScoreSettings(control_images=12, faithful_images=6, against=("gradcam",))
+    return score_run(run, settings)
+
+
+def test_everything_is_measured_beside_its_controls(scored: dict[str, Any], run: Path) -> None:
+    assert scored == json.loads((run / "score" / "test.json").read_text())
+    beside = scored["beside_controls"]
+    sources = {row["source"] for row in beside["rows"]}
+    networks = {"untrained", "attention randomised", "last 25 % randomised", "last 50 % randomised", "last 75 % randomised"}
+    assert sources == {"own map", "gradcam", *CONTROLS, *networks}
+    assert {"untrained", "attention randomised", *CONTROLS} <= set(beside["controls"])
+    assert set(beside["same_map"]) | set(beside["controls"]) == sources - {"own map", "gradcam"}
+    assert set(scored["randomized"]) == networks
+    # windows are in proportion to images of 16 pixels, patches are the embedded photographs', and three more radii are swept each
+    edits = {(row["edit"], row["size"]) for row in beside["rows"]}
+    main_edits = {(row["edit"], row["size"]) for row in scored["consistency"]["rows"]}
+    assert main_edits == {
+        *(("colour window", size) for size in (2, 4, 6, 8)), *(("clutter window", size) for size in (2, 4, 6, 8)),
+        ("low frequencies", 6), ("high frequencies", 2),
+    }  # fmt: skip
+    assert len(edits - main_edits) == 6
+    for row in [*scored["consistency"]["rows"], *beside["rows"]]:
+        if row["source"] in ("uniform", "centre") and row["unchanged"]:
+            for numbers in row["thresholds"].values():
+                assert (numbers["score"][0], numbers["excess"][0]) == (1, 0)  # constant maps win the score and never the excess
+    faithful = scored["faithfulness"]
+    assert set(faithful["fills"]) == {"mean", "blur", "noisy_linear"}
+    assert set(faithful["fills"]["mean"]) == {"own map", "gradcam", *CONTROLS}
+    assert set(scored["sensitivity"]) == {"own map", "gradcam"}
+    assert {"own map", "gradcam", "uniform"} <= set(scored["localization"]["maps"])
+    assert scored["grid_pointing"]["chance"] in (1 / 2, 1 / 3)  # by how many classes the short run gets right
+    assert scored["information"]["quantized"]["anchors"] == 8
+    assert np.array(scored["information"]["attention"]["map"]).ndim == 2
+    assert "map_ablation" in scored
+
+
+def test_the_gallery_has_every_edit_with_every_map(scored: dict[str, Any], run: Path) -> None:
+    items = json.loads((run / "score" / "test-gallery.json").read_text())
+    assert len(items) == 6
+    for item in items:
+        assert [version["edit"] for version in item["versions"]] == [
+            "original", "colour window", "clutter window", "low frequencies", "high frequencies",
+        ]  # fmt: skip
+        for version in item["versions"]:
+            assert (run / "score" / version["image"]).is_file()
+            for file in version["maps"].values():
+                assert np.load(run / "score" / file).ndim == 2
+        assert not item["versions"][0]["rescaled"]
+        assert item["versions"][-1]["rescaled"]
+
+
+def test_scores_are_repeated_by_their_seed(scored: dict[str, Any], run: Path) -> None:
+    settings = ScoreSettings(control_images=12, faithful_images=6, against=("gradcam",), batch_size=32)
+    assert score_run(run, settings) == scored
+    other = score_run(run, ScoreSettings(control_images=12, faithful_images=6, seed=1, images=20, other="none"))
+    assert other["n"] == 20
+    assert other["consistency"]["rows"] != scored["consistency"]["rows"]
+
+
+def test_the_command_prints_records_and_table_2_reads(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "scores.csv"
+    words = ["score", str(run), *FEW, "--windows", "4", "--record", str(table)]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "own map, cosine 0.9, in %" in out
+    assert "A map that never changes has a score of 100 and an excess of 0" in out
+    for control in (*CONTROLS, "untrained", "attention randomised", "last 25 % randomised"):
+        assert control in out
+    first = table.read_text()
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["edit"], row["size"]) for row in rows} == {
+        ("colour window", "4"), ("low frequencies", "6"), ("high frequencies", "2"),
+    }  # fmt: skip
+    assert {row["threshold"] for row in rows} == {"0.85", "0.9", "0.95"}
+    assert {row["n"] for row in rows} == {"40"}
+    assert {row["control_n"] for row in rows} == {"12"}
+    assert rows[0]["command"].startswith("aib train --data ")
+    assert main(words) == 0
+    assert table.read_text() == first  # replaced, not added
+    capsys.readouterr()
+    assert main(["table", "2", "--scores", str(table), "--recipe", "none"]) == 2
+    assert "no recorded score of the recipe 'none' at 0.9" in capsys.readouterr().err
+
+
+def test_a_plain_run_is_scored_by_its_explainers(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(plain), *FEW]) == 2
+    assert "has no attention (vgg_xs is a plain classifier): name explainers, as in --against gradcam" in capsys.readouterr().err
+    assert main(["score", str(plain), *FEW, "--against", "gradcam", "--windows", "4"]) == 0
+    assert "gradcam, cosine 0.9, in %" in capsys.readouterr().out
+    found = json.loads((plain / "score" / "test.json").read_text())
+    assert not {"consistency", "randomized", "information", "map_ablation"} & set(found)
+    assert found["own"] is None
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--windows", "17"], "the window's side is 17; it must be between 1 and 16 for 16x16 images"),
+        (["--low", "40"], "radius is 40"),
+        (["--against", "gradcma"], "no explainer 'gradcma'; did you mean gradcam?"),
+        (["--against", "gradcam", "gradcam"], "name every explainer once"),
+        (["--other", "nowhere"], "nowhere"),
+        (["--control-images", "1"], "control_images is 1; it must be at least 2"),
+        (["--threshold", "0.8"], "threshold is 0.8; it must be one of 0.85, 0.9, 0.95"),
+        (["--outside", "clutter"], "clutter has 3 channels and size (32, 32); the run was trained on 3 and (16, 16)"),
+    ],
+)
+def test_mistakes_are_one_line(run: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    other = [] if "--other" in more else ["--other", "none"]
+    assert main(["score", str(run), "--control-images", "4", "--faithful-images", "2", "--images", "6", *other, *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_data_with_other_classes_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels, _ = squares(12, 0)
+    np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels, class_names=["x", "y", "z"])
+    assert main(["score", str(run), *FEW, "--data", str(tmp_path / "other.npz")]) == 2
+    assert "has other classes than the run was trained on" in capsys.readouterr().err
+
+
+def test_where_every_prediction_changes_there_is_no_score() -> None:
+    nothing = {"0.9": {"score": None, "other": None, "excess": None}}
+    row = {"source": "own map", "edit": "colour window", "size": 4, "n": 9, "unchanged": 0, "unchanged_share": [0, 0, 0.3],
+           "thresholds": nothing}  # fmt: skip
+    comparison = {"source": "own map", "edit": "colour window", "size": 4, "unchanged": 0,
+                  "thresholds": {"0.9": {"excess": {"control": None, "difference": None}}}}  # fmt: skip
+    result = {
+        "beside_controls": {"rows": [row], "comparisons": [comparison], "same_map": []}, "faithfulness": {"fills": {"blur": {}}},
+        "sensitivity": {},
+    }  # fmt: skip
+    first, second, _ = tables(result, "0.9")
+    assert [list(column.cells) for column in first.columns] == [["colour window 4"], ["9"], ["0.0"], ["–"], ["–"], ["–"]]
+    assert list(second.columns[1].cells) == ["–"]
+    assert len(sentences(result)) == 1
+
+
+def test_metrics_agree_by_rank() -> None:
+    sources = "abcde"
+    up = {name: float(i) for i, name in enumerate(sources)}
+    bent = {name: math.exp(value) for name, value in up.items()}
+    down = {name: -value for name, value in up.items()}
+    few = {name: up[name] for name in "abc"}
+    found = metric_agreement({"up": up, "bent": bent, "down": down, "few": few, "flat": dict.fromkeys(sources, 1.0)})
+    row = dict(zip(found["metrics"], found["spearman"][0]))
+    assert row["bent"] == pytest.approx(1)
+    assert row["down"] == pytest.approx(-1)
+    assert row["few"] is None
+    assert row["flat"] is None
+    assert found["sources"][0] == [5, 5, 5, 3, 5]
+    partly = metric_agreement({"up": up, "holes": {**bent, "a": math.nan}})
+    assert partly["sources"][0][1] == 4
+
+
+def test_settings_are_drawn_without_the_global_generator(run: Path) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    score_run(run, ScoreSettings(images=4, control_images=4, faithful_images=2, windows=(4,), other="none"))
+    assert torch.equal(torch.get_rng_state(), before)
