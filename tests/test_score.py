@@ -129,8 +129,10 @@ def test_the_command_prints_records_and_table_2_reads(run: Path, tmp_path: Path,
 def test_a_plain_run_is_scored_by_its_explainers(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(plain), *FEW]) == 2
     assert "has no attention (vgg_xs is a plain classifier): name explainers, as in --against gradcam" in capsys.readouterr().err
-    assert main(["score", str(plain), *FEW, "--against", "gradcam", "--windows", "4"]) == 0
-    assert "gradcam, cosine 0.9, in %" in capsys.readouterr().out
+    assert main(["score", str(plain), *FEW, "--against", "gradcam,integrated_gradients", "--windows", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "gradcam, cosine 0.9, in %" in out
+    assert "integrated_gradients, cosine 0.9, in %" in out
     found = json.loads((plain / "score" / "test.json").read_text())
     assert not {"consistency", "randomized", "information", "map_ablation"} & set(found)
     assert found["own"] is None
@@ -142,7 +144,7 @@ def test_a_plain_run_is_scored_by_its_explainers(plain: Path, capsys: pytest.Cap
         (["--windows", "17"], "the window's side is 17; it must be between 1 and 16 for 16x16 images"),
         (["--low", "40"], "radius is 40"),
         (["--against", "gradcma"], "no explainer 'gradcma'; did you mean gradcam?"),
-        (["--against", "gradcam", "gradcam"], "name every explainer once"),
+        (["--against", "gradcam,gradcam"], "name every explainer once"),
         (["--other", "nowhere"], "nowhere"),
         (["--control-images", "1"], "control_images is 1; it must be at least 2"),
         (["--threshold", "0.8"], "threshold is 0.8; it must be one of 0.85, 0.9, 0.95"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,9 @@ def run(arguments: Sequence[str]) -> None:
     from aib.train.score_record import record_scores
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    device = choose_device(options.device)
-    result = score_run(options.run, options.settings, device=device, say=console.print)
+    given = options.settings
+    settings = replace(given, against=_separated(given.against), outside=_separated(given.outside))
+    result = score_run(options.run, settings, device=choose_device(options.device), say=console.print)
     for table in tables(result, threshold):
         console.print()
         console.print(table)
@@ -54,6 +55,11 @@ def run(arguments: Sequence[str]) -> None:
     console.print(f"saved in {options.run / 'score'}; aib report {options.run} shows it")
     if options.record is not None:
         record_scores(options.run, result, options.record, start_of(RunFolder.open(options.run).config))
+
+
+def _separated(names: Sequence[str]) -> tuple[str, ...]:
+    """Names that may also be written with commas between them."""
+    return tuple(part for name in names for part in name.split(",") if part)
 
 
 def tables(result: Mapping[str, Any], threshold: str) -> list[Any]:

@@ -16,14 +16,14 @@ from aib.data.augment import normalize
 from aib.data.bundle import DataBundle, Split, batch_indices
 from aib.data.classes import same_name
 from aib.functional import nats_to_bits
-from aib.interpret import localize, map_ablation, wilson_interval
+from aib.interpret import localize, map_ablation, reliability_bins, wilson_interval
 from aib.train.checkpoint import write_atomically
 from aib.train.predict import Predictions, predict
 from aib.train.run_data import Labels, label_convention, open_run_data
 from aib.train.run_folder import RunFolder
 from aib.train.weights import LoadedRun, load_run
 
-__all__ = ["CALIBRATION_BINS", "calibration", "evaluate"]
+__all__ = ["CALIBRATION_BINS", "evaluate"]
 
 CALIBRATION_BINS = 15
 GALLERY_PER_GROUP = 6
@@ -127,7 +127,7 @@ def _numbers(found: Predictions, class_names: list[str]) -> dict[str, Any]:
     every = np.arange(len(class_names))
     precision, recall, _, counts = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0.0)
     confidence, _ = found.logits.softmax(1).max(1)
-    bins = calibration(confidence.numpy(), labels == predicted)
+    bins = reliability_bins(confidence.clamp_max(1).numpy(), labels == predicted, CALIBRATION_BINS)
     shares = np.bincount(labels, minlength=len(every)) / n
     return {
         "n": n,
@@ -153,26 +153,6 @@ def _labels_used(labels: Labels, own: list[str], bundle: DataBundle, split: str)
         counts = torch.bincount(bundle.split(split).labels, minlength=len(own)).tolist()
         same = [name for name, count in zip(own, counts) if count]
     return {"convention": labels, "left_out": sum(left_out.values()), "classes_left_out": sorted(left_out), "classes_shared": same}
-
-
-def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> list[dict[str, float]]:
-    """Confidence and accuracy in equal bins of confidence on (0, 1]; the expected calibration error is their weighted distance.
-
-    Args:
-        confidence: (N,) in [0, 1].
-        correct: (N,) bool.
-    """
-    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    rows = []
-    for i in range(bins):
-        mine = which == i
-        count = int(mine.sum())
-        rows.append({
-            "low": i / bins, "high": (i + 1) / bins, "count": count,
-            "confidence": float(confidence[mine].mean()) if count else 0.0,
-            "accuracy": float(correct[mine].mean()) if count else 0.0,
-        })  # fmt: skip
-    return rows
 
 
 def _attention_numbers(run: LoadedRun, found: Predictions, split: Split, device: str, seed: int) -> dict[str, Any]:
