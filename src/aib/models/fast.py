@@ -2,6 +2,7 @@
 
 Arrangement after airbench94 (Jordan 2024) and the ResNet-9 line of David Page: a frozen 2x2 convolution that whitens image patches,
 then three blocks of two 3x3 convolutions with batch normalisation and GELU, pooled early so that most work happens on small maps.
+The convolutions start as the identity where they can, and normalisation learns shifts only (faster, with `norm_bias_lr_scale`).
 The attentive models attend between the first block and the second, on features (N, 64, 15, 15). The whitening filters come from the
 training images (`WhiteningConv.calibrate`, called once before training).
 """
@@ -25,6 +26,7 @@ WIDTHS = (64, 256, 256)
 ANCHORS = 20
 LATENT_DIM = 128
 WHITENING_EPSILON = 5e-4
+STATISTICS_MOMENTUM = 0.4
 
 
 class WhiteningConv(nn.Module):
@@ -53,11 +55,26 @@ class WhiteningConv(nn.Module):
         return self.conv(images)
 
 
+def _conv(channels: int, width: int) -> nn.Conv2d:
+    """3x3 convolution that starts by passing its input on: the first filters are the identity, the others as usual."""
+    conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(conv.weight[: min(channels, width)])
+    return conv
+
+
+def _norm(width: int) -> nn.BatchNorm2d:
+    """Batch normalisation with a short memory, for short trainings, that learns its shifts and keeps its scales at 1."""
+    norm = nn.BatchNorm2d(width, momentum=STATISTICS_MOMENTUM)
+    norm.weight.requires_grad_(False)
+    return norm
+
+
 def _block(channels: int, width: int) -> nn.Sequential:
     """Convolution, halving, convolution, each with batch normalisation and GELU."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.GELU(),
-        nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU(),
+        _conv(channels, width), nn.MaxPool2d(2), _norm(width), nn.GELU(),
+        _conv(width, width), _norm(width), nn.GELU(),
     )  # fmt: skip
 
 
