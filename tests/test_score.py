@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from aib.cli import main
 from aib.commands.score import sentences, tables
 from aib.interpret.agreement import metric_agreement
 from aib.train.loop import train
-from aib.train.score import CONTROLS, score_run
+from aib.train.score import CONTROLS, _Job, score_run
 from aib.train.score_settings import ScoreSettings
 from tiny import squares, tiny_config, write_npz
 
@@ -196,6 +197,16 @@ def test_metrics_agree_by_rank() -> None:
     assert found["sources"][0] == [5, 5, 5, 3, 5]
     partly = metric_agreement({"up": up, "holes": {**bent, "a": math.nan}})
     assert partly["sources"][0][1] == 4
+
+
+def test_large_networks_get_fewer_images_on_a_cpu(run: Path) -> None:
+    job = _Job.of(run, ScoreSettings(other="none"), "cpu")
+    assert job.count(None, 300) == 300
+    assert job.count(7, 300) == 7
+    job.run.card["macs"] = 3e9
+    assert job.count(None, 300) == 30
+    assert job.count(None, 1000) == 100
+    assert replace(job, device="cuda").count(None, 300) == 300
 
 
 def test_settings_are_drawn_without_the_global_generator(run: Path) -> None:

@@ -44,6 +44,10 @@ CONTROLS = ("uniform", "centre", "edges", "random")
 PATCH_IMAGES = 2000
 """Images of the other data set that windows are cut from."""
 
+CONTROL_IMAGES, FAITHFUL_IMAGES = 1000, 300
+"""Of `ScoreSettings`, by default; a CPU gets fewer of a network with more multiply-accumulates than `USUAL_MACS`."""
+USUAL_MACS, LEAST_IMAGES = 3e8, 30
+
 CALIBRATION_IMAGES = 512
 """Training images for what needs some: statistics of randomised networks, noise of the information bottleneck."""
 
@@ -94,7 +98,7 @@ def score_run(
         own = job.consistency(job.split, edits, control_sources(job.map_size(), settings.seed))
         result["consistency"] = _consistency_numbers(own, OWN_MAP, settings.seed)
     networks = job.randomized()
-    chosen = job.some(settings.control_images)
+    chosen = job.some(job.count(settings.control_images, CONTROL_IMAGES))
     say(f"beside {len(networks)} networks with random weights and {len(settings.against)} explainers: {len(chosen)} images")
     sources: dict[str, MapSource | RandomMaps] = {**control_sources(job.map_size(), settings.seed)}
     sources |= {name: from_explainer(AttentionMap(network)) for name, network in networks.items()}
@@ -149,8 +153,8 @@ class _Job:
         split = bundle.split(settings.split)
         if len(split) < 2:
             raise ValueError(f"{bundle.name} has {len(split)} {settings.split} images; scores need at least 2")
-        job = cls(run, bundle, split, settings, device, {}, _patches(settings.other, run, bundle))
-        job = replace(job, split=job.some(settings.images))
+        job = cls(run, bundle, split, settings, device, {})
+        job = replace(job, split=job.some(settings.images), patches=_patches(settings.other, run, bundle, max(job.windows())))
         shape = (run.card["channels"], *run.image_size)
         explainers = {
             name: make_explainer(name, run.model, shape, job.training_images(), settings.seed) for name in settings.against
@@ -163,6 +167,13 @@ class _Job:
             return self.split
         order = torch.randperm(len(self.split), generator=torch.Generator().manual_seed(self.settings.seed))
         return self.split.select(order[:count].sort().values)
+
+    def count(self, asked: int | None, usual: int) -> int:
+        """Images to take: what was asked for, or the usual number where the network is small or the device is not a CPU."""
+        if asked is not None:
+            return asked
+        share = 1.0 if self.device != "cpu" else min(1.0, USUAL_MACS / self.run.card["macs"])
+        return max(LEAST_IMAGES, round(usual * share))
 
     def images(self, split: Split, at_once: int = 250) -> Iterator[Tensor]:
         """Normalised batches on the device."""
@@ -182,12 +193,16 @@ class _Job:
         height, width = _maps(AttentionMap(self.run.model), [self.training_images()[:2]]).shape[2:]
         return height, width
 
+    def windows(self) -> tuple[int, ...]:
+        """Sides of the windows in pixels."""
+        share = min(self.run.image_size) / 32
+        return self.settings.windows or tuple(dict.fromkeys(max(1, round(size * share)) for size in (4, 8, 12, 16)))
+
     def edits(self) -> tuple[tuple[Edit, ...], tuple[Edit, ...]]:
         """The edits of table 2, and further radii for a sweep."""
         settings, share = self.settings, min(self.run.image_size) / 32
-        sizes = settings.windows or tuple(dict.fromkeys(max(1, round(size * share)) for size in (4, 8, 12, 16)))
         low, high = settings.low or (12 * share,), settings.high or (4 * share,)
-        main = (*window_edits(sizes, self.patches), *frequency_edits(low, high))
+        main = (*window_edits(self.windows(), self.patches), *frequency_edits(low, high))
         swept = frequency_edits(
             [] if settings.low else [radius * share for radius in (4, 8, 16)],
             [] if settings.high else [radius * share for radius in (2, 8, 12)],
@@ -211,8 +226,8 @@ class _Job:
         return randomized_networks(self.run.model, fresh, self.training_images(), seed=self.settings.seed)
 
 
-def _patches(other: str | None, run: LoadedRun, bundle: DataBundle) -> dict[str, Tensor]:
-    """Pixels (M, C, H, W) of the other data set by its name in an edit."""
+def _patches(other: str | None, run: LoadedRun, bundle: DataBundle, largest: int) -> dict[str, Tensor]:
+    """Pixels (M, C, H, W) of the other data set by its name in an edit; by default of one that has windows as large."""
     if other == NO_OTHER:
         return {}
     root = Path(run.folder.config.data.root)
@@ -224,7 +239,7 @@ def _patches(other: str | None, run: LoadedRun, bundle: DataBundle) -> dict[str,
             if other is not None:
                 raise
             continue
-        fits = found.channels == bundle.channels and found.name != bundle.name
+        fits = found.channels == bundle.channels and found.name != bundle.name and min(found.image_size) >= largest
         if fits or other is not None:
             break
         found = None
@@ -272,7 +287,7 @@ def _similarity(job: _Job, networks: Mapping[str, Any], split: Split) -> tuple[d
 def _footing(job: _Job, say: Callable[[str], None]) -> dict[str, Any]:
     """Own map, explainers and controls on the same images: removal, noise, grids, masks."""
     run, settings = job.run, job.settings
-    split = job.some(settings.faithful_images)
+    split = job.some(job.count(settings.faithful_images, FAITHFUL_IMAGES))
     pixels = torch.cat([b.images.cpu() for b in split.batches(batch_indices(torch.arange(len(split)), 250))])
     explainers = {**({OWN_MAP: AttentionMap(run.model)} if run.model.has_map else {}), **job.explainers}
     batches = list(job.images(split, 64))

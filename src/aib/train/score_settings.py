@@ -23,10 +23,11 @@ class ScoreSettings:
     """Classes of the other set: by-name or by-index, as in aib eval."""
     images: int | None = None
     """Images at most for the score itself, drawn by the seed; by default all."""
-    control_images: int = 1000
-    """Images at most for networks with random weights, for explainers, and for the sweep of radii."""
-    faithful_images: int = 300
-    """Images at most for removing parts of images, for noise and for grids of images."""
+    control_images: int | None = None
+    """Images at most for networks with random weights, for explainers, and for the sweep of radii; by default 1000, on a CPU fewer
+    for networks of more than 0.3 thousand million multiply-accumulates."""
+    faithful_images: int | None = None
+    """Images at most for removing parts of images, for noise and for grids of images; by default 300, or fewer likewise."""
     against: tuple[str, ...] = ()
     """Explainers on the same footing: gradcam, integrated_gradients, occlusion, iba; gradcam@LAYER chooses a layer."""
     other: str | None = None
