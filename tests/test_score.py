@@ -207,6 +207,8 @@ def test_large_networks_get_fewer_images_on_a_cpu(run: Path) -> None:
     assert job.count(None, 300) == 30
     assert job.count(None, 1000) == 100
     assert replace(job, device="cuda").count(None, 300) == 300
+    costly = _Job.of(run, ScoreSettings(other="none", against=("gradcam", "iba@backbone.features")), "cpu")
+    assert costly.count(None, 1000) == 100
 
 
 def test_settings_are_drawn_without_the_global_generator(run: Path) -> None:

@@ -43,12 +43,14 @@ class Table:
         columns: headers.
         rows: cells.
         note: what to mind when reading it.
+        folded: whether it opens on a click on its caption.
     """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = field(default="")
+    folded: bool = field(default=False)
 
 
 def run_labels(records: Sequence[RunRecord]) -> list[str]:

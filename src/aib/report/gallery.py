@@ -10,6 +10,8 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,10 @@ from numpy.typing import NDArray
 from aib.report.read import GalleryItem
 from aib.report.style import colour_map, percent
 
-__all__ = ["Group", "Pane", "Tile", "gallery_groups", "outline_path"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Group", "Pane", "Tile", "coloured", "data_uri", "gallery_groups", "outline_path", "picture"]
 
 GROUPS = {
     "right": "Right",
@@ -121,50 +126,70 @@ def _own_scale(map: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _tile(item: GalleryItem) -> Tile:
-    image, ratio, pixelated = _image(item)
+    image, ratio, pixelated = picture(item.image)
     outline, viewbox = _outline(item)
     said = f"a picture of {item.true}, taken for {item.predicted} with {percent(item.confidence, 0)} confidence"
 
-    def pane(name: str, alt: str, map: NDArray[np.float32] | None) -> Pane:
-        return Pane(name, alt, image, None if map is None else _coloured(map, item), outline, viewbox, ratio, pixelated)
+    def pane(name: str, alt: str, map: NDArray[np.float32] | None, own_scale: bool = False) -> Pane:
+        layer = None if map is None else coloured(map, item.image, own_scale)
+        return Pane(name, alt, image, layer, outline, viewbox, ratio, pixelated)
 
     panes = [pane("image", said, None)]
     if item.map is not None:
         panes.append(pane("map", f"map over {said}; values {item.map.min():.2f} to {item.map.max():.2f}", item.map))
     for name, other in list(item.others.items())[:OTHERS]:
-        panes.append(pane(name, f"{name} over {said}, from 0 to its own greatest value", _own_scale(other)))
+        panes.append(pane(name, f"{name} over {said}, from 0 to its own greatest value", other, own_scale=True))
     note = None if item.rate_bits is None else f"{item.rate_bits:.1f} bits"
     return Tile(tuple(panes), item.true == item.predicted, item.true, item.predicted, percent(item.confidence, 0), item.name, note)
 
 
-def _image(item: GalleryItem) -> tuple[str, float, bool]:
-    """Data URI, width over height and whether pixels should be seen: PNG for small images, JPEG for photographs."""
+def picture(file: Path, longest: int = LONGEST) -> tuple[str, float, bool]:
+    """Data URI, width over height and whether pixels should be seen: PNG for small images, JPEG for photographs.
+
+    Args:
+        file: of the image.
+        longest: its longest side on the page, in pixels; larger ones are reduced.
+
+    Raises:
+        ValueError: the file is no image.
+    """
     from PIL import Image
 
     try:
-        with Image.open(item.image) as opened:
+        with Image.open(file) as opened:
             image = opened.convert("RGB")
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{item.image} cannot be read as an image: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from None
     ratio, small = image.width / image.height, max(image.size) <= 128
-    image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-    return _uri(image, "PNG" if small else "JPEG"), ratio, small
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return data_uri(image, "PNG" if small else "JPEG"), ratio, small
 
 
-def _uri(image: object, form: str) -> str:
+def data_uri(image: Image, form: str = "PNG") -> str:
+    """A PIL image as text that a page can hold."""
     buffer = io.BytesIO()
     options = {"optimize": True} if form == "PNG" else {"quality": 85, "optimize": True}
-    image.save(buffer, format=form, **options)  # type: ignore[attr-defined]
+    image.save(buffer, format=form, **options)
     return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _coloured(map: NDArray[np.float32], item: GalleryItem) -> str:
+def coloured(map: NDArray[np.float32], of: Path, own_scale: bool = False) -> str:
+    """Data URI of a map, a pixel a cell.
+
+    Args:
+        map: (h, w) values.
+        of: the image, by which an error names the map.
+        own_scale: from 0 to the map's greatest value, instead of the fixed scale from 0 to 1.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
     from PIL import Image
 
     try:
-        return _uri(Image.fromarray(colour_map(map)), "PNG")
+        return data_uri(Image.fromarray(colour_map(_own_scale(map) if own_scale else map)))
     except ValueError as error:
-        raise ValueError(f"the map of {item.image}: {error}") from None
+        raise ValueError(f"the map of {of}: {error}") from None
 
 
 def _outline(item: GalleryItem) -> tuple[str | None, str]:

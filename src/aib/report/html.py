@@ -13,8 +13,10 @@ from aib import __version__
 from aib.report import figures
 from aib.report.compare import Table, comparison_table, run_labels
 from aib.report.gallery import Group, gallery_groups
+from aib.report.parts import Number, Section
 from aib.report.read import RunRecord, read_run
-from aib.report.sections import Number, Section, headline, run_sections
+from aib.report.score_compare import score_comparison
+from aib.report.sections import headline, run_sections
 from aib.report.style import COLOUR_MAP
 
 __all__ = ["build_report"]
@@ -80,6 +82,7 @@ def build_report(
             lead=lead,
             comparison=compared,
             table_of_runs=comparison_table(records) if len(records) > 1 else None,
+            scores_of_runs=score_comparison(labels, records) if len(records) > 1 else None,
         )
     )
     return _write(Path(out), text)

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aib.report.files import json_object, parse_json, read_map, read_text, require
+from aib.report.read_scores import ScoreRecord, read_score_record
+
 __all__ = ["GalleryItem", "RunRecord", "read_run"]
 
 SPLITS = ("test", "val")
@@ -65,6 +68,7 @@ class RunRecord:
         evaluation: ``eval/SPLIT.json``, or None.
         labels, predictions: (N,) int64 of the evaluated images in order, or None.
         gallery: pictures, in the order of ``eval/SPLIT-gallery.json``.
+        scores: ``score/SPLIT.json`` with its pictures, of the first split that was scored; None before `aib score`.
     """
 
     path: Path
@@ -78,6 +82,7 @@ class RunRecord:
     labels: NDArray[np.int64] | None
     predictions: NDArray[np.int64] | None
     gallery: Sequence[GalleryItem]
+    scores: ScoreRecord | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -94,7 +99,7 @@ def read_run(path: str | Path) -> RunRecord:
     root = Path(path)
     if not (root / "model.json").is_file():
         raise ValueError(_no_run(root))
-    model = _object(root / "model.json", ("name", "num_classes", "class_names"))
+    model = json_object(root / "model.json", ("name", "num_classes", "class_names"))
     if len(model["class_names"]) != model["num_classes"]:
         names, classes = len(model["class_names"]), model["num_classes"]
         raise ValueError(f"{root / 'model.json'}: {names} class names for {classes} classes")
@@ -102,7 +107,7 @@ def read_run(path: str | Path) -> RunRecord:
     evaluation, labels, predictions = None, None, None
     if split is not None:
         file = root / "eval" / f"{split}.json"
-        evaluation = _object(file, EVALUATION_KEYS)
+        evaluation = json_object(file, EVALUATION_KEYS)
         _check_confusion(file, evaluation, len(model["class_names"]))
         labels, predictions = _arrays(root / "eval" / f"{split}.npz")
     return RunRecord(
@@ -110,13 +115,14 @@ def read_run(path: str | Path) -> RunRecord:
         name=root.resolve().name,
         model=model,
         config=_toml(root / "config.toml"),
-        environment=_object(root / "environment.json") if (root / "environment.json").is_file() else {},
+        environment=json_object(root / "environment.json") if (root / "environment.json").is_file() else {},
         epochs=_epochs(root / "metrics.jsonl"),
         split=split,
         evaluation=evaluation,
         labels=labels,
         predictions=predictions,
         gallery=_gallery(root / "eval", split),
+        scores=read_score_record(root / "score", SPLITS),
     )
 
 
@@ -130,40 +136,11 @@ def _no_run(root: Path) -> str:
     return f"{root} is not a run folder, it has no model.json{hint}"
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read as text: {' '.join(str(error).split())}") from None
-
-
-def _json(text: str, file: Path, first_line: int = 1) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}, line {first_line + error.lineno - 1}: not valid JSON ({error.msg}); is the file cut?") from None
-
-
-def _object(file: Path, required: Sequence[str] = ()) -> dict[str, Any]:
-    """A JSON object with at least the ``required`` keys."""
-    value = _json(_text(file), file)
-    _require(value, required, f"{file}, line 1")
-    return value
-
-
-def _require(value: Any, required: Sequence[str], where: str) -> None:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected a JSON object, found {type(value).__name__}")
-    missing = [key for key in required if key not in value]
-    if missing:
-        raise ValueError(f"{where}: lacks {', '.join(map(repr, missing))}")
-
-
 def _toml(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return tomllib.loads(_text(file))
+        return tomllib.loads(read_text(file))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file}: not valid TOML: {' '.join(str(error).split())}") from None
 
@@ -172,12 +149,12 @@ def _epochs(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     by_epoch: dict[int, dict[str, Any]] = {}
-    lines = _text(file).splitlines()
+    lines = read_text(file).splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip() or (number == len(lines) and not _is_json(line)):  # a killed run may leave half a last line
             continue
-        epoch = _json(line, file, number)
-        _require(epoch, ("epoch",), f"{file}, line {number}")
+        epoch = parse_json(line, file, number)
+        require(epoch, ("epoch",), f"{file}, line {number}")
         if not isinstance(epoch["epoch"], int):
             raise ValueError(f"{file}, line {number}: 'epoch' is {epoch['epoch']!r}; expected a whole number")
         by_epoch[epoch["epoch"]] = epoch
@@ -210,26 +187,16 @@ def _arrays(file: Path) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | N
         raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _map(file: Path) -> NDArray[np.float32]:
-    try:
-        values = np.load(file, allow_pickle=False)
-    except Exception as error:
-        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, np.ndarray) or values.ndim != 2:
-        raise ValueError(f"{file}: a map has shape {getattr(values, 'shape', None)}; expected (h, w)")
-    return values.astype(np.float32)
-
-
 def _gallery(folder: Path, split: str | None) -> list[GalleryItem]:
     file = folder / f"{split}-gallery.json"
     if not file.is_file():
         return []
-    entries = _json(_text(file), file)
+    entries = parse_json(read_text(file), file)
     if not isinstance(entries, list):
         raise ValueError(f"{file}, line 1: expected a list, found {type(entries).__name__}")
     items = []
     for number, entry in enumerate(entries, start=1):
-        _require(entry, GALLERY_KEYS, f"{file}, entry {number}")
+        require(entry, GALLERY_KEYS, f"{file}, entry {number}")
         image = folder / entry["image"]
         if not image.is_file():
             raise ValueError(f"{file}, entry {number}: there is no {image}")
@@ -237,14 +204,14 @@ def _gallery(folder: Path, split: str | None) -> list[GalleryItem]:
             GalleryItem(
                 group=str(entry["group"]),
                 image=image,
-                map=_map(folder / entry["map"]) if entry.get("map") else None,
+                map=read_map(folder / entry["map"]) if entry.get("map") else None,
                 true=str(entry["true"]),
                 predicted=str(entry["predicted"]),
                 confidence=float(entry["confidence"]),
                 name=entry.get("name"),
                 rate_bits=entry.get("rate_bits"),
                 mask=folder / entry["mask"] if entry.get("mask") else None,
-                others={str(name): _map(folder / other) for name, other in (entry.get("others") or {}).items()},
+                others={str(name): read_map(folder / other) for name, other in (entry.get("others") or {}).items()},
             )
         )
     return items

@@ -4,53 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aib.report import figures
 from aib.report.compare import CONTROLS, MEASURES, Table, measured, own_map
 from aib.report.confusion import confusion_figure, worst_pairs
+from aib.report.parts import Figure, Number, Section
 from aib.report.read import RunRecord
+from aib.report.score_sections import score_sections
 from aib.report.style import ACCENT, CONTROL, OTHER, compact, interval, percent, plain
 
-__all__ = ["Figure", "Number", "Section", "headline", "run_sections"]
+__all__ = ["headline", "run_sections"]
 
 LN2 = math.log(2.0)
 HARDLY_USED = 5.0
 """Points of accuracy; a shuffled map that costs less is called hardly used."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """An SVG and the sentence under it."""
-
-    svg: str
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Number:
-    """One number of the headline strip: its name, the number, and a line under it."""
-
-    name: str
-    value: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report; ``folded`` ones open on a click.
-
-    ``lead`` is the sentence that answers the title.
-    """
-
-    key: str
-    title: str
-    lead: str
-    figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = ()
-    folded: bool = False
 
 
 def headline(record: RunRecord) -> list[Number]:
@@ -81,7 +51,7 @@ def headline(record: RunRecord) -> list[Number]:
 
 def run_sections(record: RunRecord) -> list[Section]:
     """All sections that apply, in the order of the page."""
-    made = [_localisation(record), _ablation(record), _errors(record), _calibration(record)]
+    made = [_localisation(record), *score_sections(record), _ablation(record), _errors(record), _calibration(record)]
     made += [_training(record), _plane(record), _anchors(record), _configuration(record)]
     return [section for section in made if section is not None]
 

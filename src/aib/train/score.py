@@ -48,6 +48,9 @@ CONTROL_IMAGES, FAITHFUL_IMAGES = 1000, 300
 """Of `ScoreSettings`, by default; a CPU gets fewer of a network with more multiply-accumulates than `USUAL_MACS`."""
 USUAL_MACS, LEAST_IMAGES = 3e8, 30
 
+PASSES = {"own": 1, "gradcam": 3, "occlusion": 60, "integrated_gradients": 150, "iba": 300}
+"""About what a map costs, in forward passes: beside explainers that take many, a CPU gets fewer images."""
+
 CALIBRATION_IMAGES = 512
 """Training images for what needs some: statistics of randomised networks, noise of the information bottleneck."""
 
@@ -169,10 +172,11 @@ class _Job:
         return self.split.select(order[:count].sort().values)
 
     def count(self, asked: int | None, usual: int) -> int:
-        """Images to take: what was asked for, or the usual number where the network is small or the device is not a CPU."""
+        """Images to take: what was asked for, or the usual number; fewer on a CPU where maps or passes cost much."""
         if asked is not None:
             return asked
-        share = 1.0 if self.device != "cpu" else min(1.0, USUAL_MACS / self.run.card["macs"])
+        passes = max([1, *(PASSES[name.partition("@")[0]] for name in self.explainers)])
+        share = 1.0 if self.device != "cpu" else min(1.0, USUAL_MACS / self.run.card["macs"], 30 / passes)
         return max(LEAST_IMAGES, round(usual * share))
 
     def images(self, split: Split, at_once: int = 250) -> Iterator[Tensor]:

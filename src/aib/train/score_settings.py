@@ -25,7 +25,7 @@ class ScoreSettings:
     """Images at most for the score itself, drawn by the seed; by default all."""
     control_images: int | None = None
     """Images at most for networks with random weights, for explainers, and for the sweep of radii; by default 1000, on a CPU fewer
-    for networks of more than 0.3 thousand million multiply-accumulates."""
+    for large networks and costly explainers."""
     faithful_images: int | None = None
     """Images at most for removing parts of images, for noise and for grids of images; by default 300, or fewer likewise."""
     against: tuple[str, ...] = ()
