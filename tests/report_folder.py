@@ -148,3 +148,119 @@ def _gallery(folder: Path, kind: str, names: list[str], rng: np.random.Generator
             entry["others"] = {"Grad-CAM": f"test-gallery/{index:03}-cam.npy"}
         entries.append(entry)
     _json(folder / "test-gallery.json", entries)
+
+
+EDITS = [("colour window", 8), ("low frequencies", 12.0), ("high frequencies", 4.0)]
+SWEEP = [("low frequencies", 4.0), ("low frequencies", 8.0), ("high frequencies", 2.0), ("high frequencies", 8.0)]
+SCORES = {"own map": 0.8, "gradcam": 0.6, "uniform": 1.0, "edges": 0.5, "untrained": 0.9, "last 25 % randomised": 0.8}
+EXCESSES = {"own map": 0.7, "gradcam": 0.55, "uniform": 0.0, "edges": 0.4, "untrained": 0.1, "last 25 % randomised": 0.7}
+
+
+def make_scores(root: Path, *, above: float = 0.3, explained: float = 0.15, split: str = "test") -> dict[str, object]:
+    """Write ``score/SPLIT.json`` of a run of `make_run` and return its content: own map, Grad-CAM, controls, every part.
+
+    Args:
+        root: the run folder.
+        above: how far the own map stands above its best control, with an interval 0.1 to each side.
+        explained: as much for Grad-CAM.
+        split: of the file.
+    """
+    sources = list(SCORES)
+    beside = [_row(source, *edit, 40) for source in sources for edit in (*EDITS, *SWEEP)]
+    compared = [
+        _compared(source, *edit, difference)
+        for source, difference in (("own map", above), ("gradcam", explained))
+        for edit in (*EDITS, *SWEEP)
+    ]
+    result: dict[str, object] = {
+        "model": "vgg_s_aib_qt", "data": "clutter", "split": split, "n": 100, "seed": 0, "own": "own map", "against": ["gradcam"],
+        "controls": ["uniform", "edges"], "thresholds": [0.85, 0.9, 0.95], "image_size": [32, 32],
+        "consistency": {
+            "n": 100,
+            "rows": [_row(source, *edit, 100) for source in ("own map", "uniform", "edges") for edit in EDITS],
+            "comparisons": [_compared("own map", *edit, above) for edit in EDITS],
+        },
+        "randomized": {name: {"n": 40, "spearman": _around(value, 0.03), "constant": 0} for name, value in
+                       (("untrained", 0.1), ("attention randomised", -0.2), ("last 25 % randomised", 1.0))},
+        "beside_controls": {"n": 40, "rows": beside, "controls": ["uniform", "edges", "untrained"],
+                            "same_map": ["last 25 % randomised"], "comparisons": compared},
+        "faithfulness": {
+            "n": 20, "cells": [8, 8], "shares": [0.0, 0.5, 1.0], "accuracy": [0.95, 0.9, 1.0],
+            "fills": {fill: {name: _removed(srg) for name, srg in
+                             (("own map", 0.61), ("gradcam", 0.43), ("uniform", 0.01), ("edges", 0.32), ("random", -0.02))}
+                      for fill in ("mean", "blur")},
+        },
+        "sensitivity": {"own map": {"n": 20, "draws": 4, "sigma": 4.0, "share": _around(0.037, 0.005), "undefined": 0},
+                        "gradcam": {"n": 20, "draws": 4, "sigma": 4.0, "share": None, "undefined": 20}},
+        "grid_pointing": {"n": 20, "images": 18, "chance": 0.25,
+                          "maps": {"own map": [0.25] * 3, "gradcam": _around(0.41, 0.05), "uniform": [0.25] * 3}},
+        "localization": {"n": 20, "excluded": 0, "maps": {name: _scores(value) for name, value in
+                                                          (("own map", 0.8), ("gradcam", 0.52), ("centre", 0.31))}},
+        "information": {
+            "images": 100, "latent": {"image": _around(60.5, 2.0), "dimensions": 64, "in_use": 63},
+            "attention": {"image": _around(435.2, 9.0), "position": 0.4, "highest": 0.9, "height": 2, "width": 3,
+                          "map": [[0.1, 0.2, 0.3], [0.4, 0.9, 0.0]]},
+            "quantized": {"anchors": 50, "images": 100, "height": 2, "width": 3, "entropy": {"position": 2.5, "image": 15.0},
+                          "codes": {"none": {"position": 2.6, "image": _around(15.6, 0.4)},
+                                    "neighbours": {"position": 1.4, "image": _around(8.4, 0.3)}}},
+        },
+        "detection": {
+            "selective": {"n": 100, "error": 0.08, "coverage": [0.1, 0.5, 1.0], "best_area": 0.01, "scores": {
+                name: {"area": _around(area, 0.01), "error_at": [[0.0, 0.0, 0.2], [area, 0.0, 0.1], [0.08, 0.04, 0.14]]}
+                for name, area in (("max_softmax", 0.02), ("rate", 0.05))}},
+            "outside": {"svhn": {"inside": 100, "outside": 500, "scores": {
+                name: {"auroc": _around(value, 0.01), "false_positive_rate": _around(0.2, 0.02)}
+                for name, value in (("max_softmax", 0.912), ("entropy", 0.934), ("rate", 0.987))}}},
+        },
+        "agreement": {"metrics": ["consistency excess", "srg, blur"], "spearman": [[1.0, 0.37], [0.37, 1.0]],
+                      "sources": [[6, 5], [5, 5]]},
+    }  # fmt: skip
+    (root / "score").mkdir(exist_ok=True)
+    _json(root / "score" / f"{split}.json", result)
+    return result
+
+
+def make_score_gallery(root: Path, split: str = "test") -> None:
+    """Write the edited pictures beside the scores: three images, original and one edit, own map and Grad-CAM."""
+    rng = np.random.default_rng(5)
+    folder = root / "score" / f"{split}-gallery"
+    folder.mkdir(parents=True, exist_ok=True)
+    items = []
+    for index in range(3):
+        versions = []
+        for number, (edit, size) in enumerate([("original", None), ("colour window", 8)]):
+            stem = f"{index}-{number}"
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{stem}.png")
+            np.save(folder / f"{stem}-0.npy", rng.random((16, 16), dtype=np.float32))
+            np.save(folder / f"{stem}-1.npy", 1e-5 * rng.random((4, 4), dtype=np.float32))
+            names = {"own map": f"test-gallery/{stem}-0.npy", "gradcam": f"test-gallery/{stem}-1.npy"}
+            version = {"edit": edit, "size": size, "image": f"test-gallery/{stem}.png", "rescaled": False, "maps": names}
+            versions.append(version | {"predicted": str(index + (number if index == 1 else 0)), "confidence": 0.81})
+        items.append({"true": str(index), "versions": versions})
+    _json(root / "score" / f"{split}-gallery.json", items)
+
+
+def _around(value: float, reach: float) -> list[float]:
+    return [value, value - reach, value + reach]
+
+
+def _row(source: str, edit: str, size: float, n: int) -> dict[str, object]:
+    numbers = {"score": _around(SCORES[source], 0.05), "other": _around(0.1, 0.05), "excess": _around(EXCESSES[source], 0.05)}
+    return {
+        "source": source, "edit": edit, "size": size, "n": n, "unchanged": n - 3, "unchanged_share": [(n - 3) / n, 0.8, 0.99],
+        "thresholds": dict.fromkeys(("0.85", "0.9", "0.95"), numbers), "cosine_own": 0.9, "cosine_other": 0.4,
+    }  # fmt: skip
+
+
+def _compared(source: str, edit: str, size: float, difference: float) -> dict[str, object]:
+    best = {"control": "edges", "difference": _around(difference, 0.1)}
+    thresholds = {threshold: {"excess": best, "score": best} for threshold in ("0.85", "0.9", "0.95")}
+    return {"source": source, "edit": edit, "size": size, "unchanged": 37, "thresholds": thresholds}
+
+
+def _removed(srg: float) -> dict[str, object]:
+    removed = {"1/4": [0.5, 0.4, 0.6], "1/2": [0.33, 0.2, 0.4], "3/4": [0.1, 0.0, 0.2]}
+    return {
+        "deletion": [0.2, 0.1, 0.3], "insertion": [0.2 + srg, 0.1, 0.9], "srg": _around(srg, 0.05), "polarity": [0.75, 0.6, 0.9],
+        "attended_removed": removed, "unattended_removed": removed, "morf": [0.9, 0.3, 0.1], "lerf": [0.9, 0.7, 0.1],
+    }  # fmt: skip

@@ -1,0 +1,287 @@
+"""Sections of a scored run: do the places a map marks matter, is it steady, and does it know the class?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aib.report.compare import CONTROLS, MEASURES, Table
+from aib.report.parts import Figure, Section
+from aib.report.read import RunRecord
+from aib.report.read_scores import Estimate, ScoreRecord
+from aib.report.score_figures import BARE, PERCENT, PLAIN, DotGroup, Form, Line, curve_chart, dot_chart, source_colours
+from aib.report.score_names import control_words, fill_label, fill_words, source_label
+from aib.report.style import CONTROL
+
+__all__ = ["metric_sections"]
+
+AREA = Form()
+"""Areas under curves, in [0, 1]."""
+
+GREY_CURVE = "random"
+"""The control whose removal curve is drawn."""
+
+MAIN_FILL = "blur"
+"""The fill of the figures that show one, where it is there."""
+
+HALF = "1/2"
+
+Maps = Mapping[str, Mapping[str, Any]]
+"""Numbers of every map under one fill."""
+
+
+def metric_sections(record: RunRecord, scores: ScoreRecord) -> list[Section]:
+    """Removal of the image's parts, then noise, grids and masks; those that the file has numbers for."""
+    return [section for section in (_faithfulness(scores), _steadiness(record, scores)) if section is not None]
+
+
+def _faithfulness(scores: ScoreRecord) -> Section | None:
+    found = scores.numbers.get("faithfulness")
+    fills: Mapping[str, Maps] = found["fills"] if found else {}
+    names = list(dict.fromkeys(name for maps in fills.values() for name in maps))
+    judged = [name for name in scores.judged if name in names]
+    if not found or not judged:
+        return None
+    controls = [name for name in names if name not in judged]
+    drawn = [_curves(scores, found["shares"], fill, maps, first=not number) for number, (fill, maps) in enumerate(fills.items())]
+    drawn += [
+        _gain(scores, fills, judged, controls),
+        _halves(scores, found, judged, controls),
+        _polarity(scores, fills, judged, controls),
+    ]
+    lead, table = _removal_lead(scores, found, judged, controls), _removal_table(fills, [*judged, *controls])
+    return Section("faithfulness", "Do the places it marks matter to the network?", lead, drawn, [table])
+
+
+FILL_SENTENCES = {
+    "mean": "A flat colour makes edges that no photograph has.",
+    "blur": "A blur keeps what is coarse, so less is lost.",
+    "noisy_linear": "A removed pixel becomes the mean of its neighbours with a little noise: the shape of the hole hardly shows.",
+}
+
+
+def _curves(scores: ScoreRecord, shares: Sequence[float], fill: str, maps: Maps, first: bool) -> Figure:
+    colours = source_colours(scores.judged, scores.own)
+    present = [source for source in scores.judged if source in maps]
+
+    def points(name: str, part: str) -> list[tuple[float, float]]:
+        return [(100 * share, 100 * value) for share, value in zip(shares, maps[name][part])]
+
+    lines = []
+    for name in [*([GREY_CURVE] if GREY_CURVE in maps else []), *reversed(present)]:
+        label = source_label(name) if name in colours else f"{name} (control)"
+        for part, dash in (("lerf", "5 3"), ("morf", None)):
+            width = 2.4 if name == scores.judged[0] else 1.5
+            lines.append(Line(label, colours.get(name, CONTROL), points(name, part), dash, width))
+    area = (points(present[0], "lerf"), points(present[0], "morf")) if present else None
+    said = (
+        "Probability of the predicted class as cells of the image are removed, the most attended first (solid) or the least "
+        "attended "
+        "first (dashed). The further apart, the more the order matters. "
+        if first
+        else "The same with another fill. "
+    )
+    svg = curve_chart(f"class probability, filled {fill_words(fill)}", lines, x_label="removed, %", x=(0.0, 100.0), area=area)
+    return Figure(svg, (said + FILL_SENTENCES.get(fill, "")).strip())
+
+
+def _group(
+    scores: ScoreRecord,
+    name: tuple[str, ...],
+    maps: Maps,
+    judged: Sequence[str],
+    controls: Sequence[str],
+    read: Callable[[Mapping[str, Any]], Estimate | None],
+    sign: int = 1,
+) -> DotGroup:
+    """Rows of one fill; the best control has the greatest value times ``sign``."""
+    colours = source_colours(scores.judged, scores.own)
+    grey = [(source_label(one), read(maps[one])) for one in controls if one in maps]
+    known = {one: sign * value[0] for one, value in grey if value is not None}
+    shown = [(source_label(one), colours[one], read(maps[one]) if one in maps else None) for one in judged]
+    return DotGroup(name, shown, grey, max(known, key=known.__getitem__) if known else None)
+
+
+def _legend(scores: ScoreRecord, judged: Sequence[str]) -> list[tuple[str, str, str]]:
+    colours = source_colours(scores.judged, scores.own)
+    return [*((source_label(name), colours[name], "dot") for name in judged), ("controls", CONTROL, "ring")]
+
+
+def _gain(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[str], controls: Sequence[str]) -> Figure:
+    groups = [_group(scores, (fill_label(fill),), maps, judged, controls, lambda one: one["srg"]) for fill, maps in fills.items()]
+    svg = dot_chart("SRG, the area between the curves", groups, PLAIN, legend=_legend(scores, judged), line=0.0, missing="none")
+    return Figure(
+        svg,
+        "Symmetric relevance gain: area under the dashed curve less that under the solid one. A map that knows nothing of the "
+        "image has 0 "
+        "on average; a bright centre, or edges, gain where the objects are, without the network.",
+    )
+
+
+def _halves(scores: ScoreRecord, found: Mapping[str, Any], judged: Sequence[str], controls: Sequence[str]) -> Figure:
+    fill = MAIN_FILL if MAIN_FILL in found["fills"] else next(iter(found["fills"]))
+    maps, whole = found["fills"][fill], found.get("accuracy")
+
+    def removed(kind: str) -> Callable[[Mapping[str, Any]], Estimate | None]:
+        return lambda one: one[f"{kind}_removed"].get(HALF)
+
+    groups = [
+        _group(scores, (f"{kind} half", "removed"), maps, judged, controls, removed(kind), sign)
+        for kind, sign in (("attended", -1), ("unattended", 1))
+    ]
+    svg = dot_chart(
+        f"accuracy, half filled {fill_words(fill)}", groups, PERCENT, legend=_legend(scores, judged), bounds=(0.0, 1.0),
+        line=whole[0] if whole else None, missing="none",
+    )  # fmt: skip
+    line = f" (the line: {PERCENT.number(whole[0])}\u00a0% on whole images)" if whole else ""
+    return Figure(
+        svg,
+        f"With the more attended half gone a faithful map leaves little accuracy, with the other half gone nearly all{line}. "
+        "Filled images "
+        "are unlike those of training: part of a loss is the fill’s doing.",
+    )
+
+
+def _polarity(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[str], controls: Sequence[str]) -> Figure:
+    groups = [
+        _group(scores, (fill_label(fill),), maps, judged, controls, lambda one: one["polarity"]) for fill, maps in fills.items()
+    ]
+    svg = dot_chart("polarity", groups, PERCENT, legend=_legend(scores, judged), bounds=(0.0, 1.0), line=0.5, missing="none")
+    return Figure(
+        svg,
+        "Share of images that lose more when the most attended quarter goes than when the least attended one goes; the line is "
+        "chance. It "
+        "says which end of the map matters, not how much.",
+    )
+
+
+def _removal_lead(scores: ScoreRecord, found: Mapping[str, Any], judged: Sequence[str], controls: Sequence[str]) -> str:
+    first = judged[0]
+    above, below, said = 0, 0, ""
+    for fill, maps in found["fills"].items():
+        mine: Estimate | None = maps[first]["srg"] if first in maps else None
+        known = {name: maps[name]["srg"] for name in controls if name in maps and maps[name]["srg"] is not None}
+        if mine is None or not known:
+            continue
+        best, value = max(known.items(), key=lambda item: item[1][0])
+        above, below = above + (mine[1] > value[2]), below + (mine[2] < value[1])
+        if fill == MAIN_FILL or not said:
+            who = "the map" if first == scores.own else source_label(first)
+            said = f"filled {fill_words(fill)}, {who} has an SRG of {PLAIN.estimate(mine)} and the best control, "
+            said += f"{control_words(best)}, of {PLAIN.estimate(value)}"
+    fills = len(found["fills"])
+    if not said:
+        return f"Cells of {found['n']:,} images were removed in the order of each map."
+    opening = "Yes" if above == fills else "No" if below == fills else "In part" if above else "Not shown"
+    verdict = f"its interval lies above the control’s with {above} of {fills} fills" + (f", below with {below}" if below else "")
+    return f"{opening}: {said}; {verdict}. Measured on {found['n']:,} images."
+
+
+def _removal_table(fills: Mapping[str, Maps], names: Sequence[str]) -> Table:
+    shares = list(next(iter(next(iter(fills.values())).values()))["attended_removed"])
+    columns = ["map", "filled with", "deletion", "insertion", "SRG", "polarity, %"]
+    columns += [f"accuracy, {kind} {share} removed, %" for kind in ("attended", "unattended") for share in shares]
+    rows = []
+    for name in names:
+        for fill, maps in fills.items():
+            if name in maps:
+                one = maps[name]
+                cells = [AREA.estimate(one["deletion"]), AREA.estimate(one["insertion"]), PLAIN.estimate(one["srg"])]
+                cells.append(BARE.estimate(one["polarity"]))
+                cells += [
+                    BARE.estimate(one[f"{kind}_removed"].get(share)) for kind in ("attended", "unattended") for share in shares
+                ]
+                rows.append([source_label(name), fill_label(fill), *cells])
+    note = "Deletion: the lower, the better; insertion and SRG: the higher. With the attended part removed low accuracy is good."
+    return Table("Every number of the removal", columns, rows, note, folded=True)
+
+
+def _steadiness(record: RunRecord, scores: ScoreRecord) -> Section | None:
+    drawn, said = [], []
+    noise = {name: values for name, values in scores.numbers.get("sensitivity", {}).items() if name in scores.judged}
+    if noise:
+        drawn.append(_noise(scores, noise))
+        first, values = next(iter(noise.items()))
+        if values["share"] is not None:
+            who = "the map" if first == scores.own else source_label(first)
+            said.append(f"Noise that no one sees moves {who} by {PERCENT.estimate(values['share'])} of what another image does.")
+    grid = scores.numbers.get("grid_pointing")
+    if grid and any(name in scores.judged for name in grid["maps"]):
+        drawn.append(_grid(scores, grid))
+        explained = {name: value for name, value in grid["maps"].items() if name in scores.judged and name != scores.own and value}
+        if explained:
+            best, value = max(explained.items(), key=lambda item: item[1][0])
+            verdict = "more than" if value[1] > grid["chance"] else "not shown to be more than"
+            said.append(
+                f"Of the explainers {source_label(best)} puts most of its map on the class it explains: "
+                f"{PERCENT.estimate(value)}, {verdict} "
+                f"chance ({100 * grid['chance']:.0f}\u00a0%)."
+            )
+    table = _mask_table(record, scores)
+    if not drawn and table is None:
+        return None
+    return Section("steadiness", "Is it steady, and does it know the class?", " ".join(said), drawn, [table] if table else [])
+
+
+def _noise(scores: ScoreRecord, noise: Mapping[str, Any]) -> Figure:
+    colours = source_colours(scores.judged, scores.own)
+    groups = [DotGroup((source_label(name),), [(source_label(name), colours[name], one["share"])]) for name, one in noise.items()]
+    sigma = next(iter(noise.values()))["sigma"]
+    svg = dot_chart("change of the map by noise", groups, PERCENT, bounds=(0.0, 0.1), missing="one map for all images")
+    return Figure(
+        svg,
+        f"How far noise of {sigma:g} of 255 grey levels moves the map, as a share of how far another image moves it: near 0 it "
+        "is steady, "
+        "near 100\u00a0% it is noise itself. Coarse maps are steadier than fine ones, which is no merit.",
+    )
+
+
+def _grid(scores: ScoreRecord, grid: Mapping[str, Any]) -> Figure:
+    colours = source_colours(scores.judged, scores.own)
+    order = [name for name in scores.judged if name in grid["maps"]] + [name for name in grid["maps"] if name not in scores.judged]
+    groups = [
+        DotGroup((source_label(name),), [(source_label(name), colours.get(name, CONTROL), grid["maps"][name])]) for name in order
+    ]
+    least = min([value[0] for value in grid["maps"].values() if value] + [grid["chance"]])
+    svg = dot_chart(
+        "share of the map in the right tile of four",
+        groups,
+        PERCENT,
+        bounds=(min(0.2, least), 0.3),
+        line=grid["chance"],
+        missing="none",
+    )
+    images = f" made of {grid['images']:,} images" if "images" in grid else ""
+    own = " The own map does not depend on the class asked for and is at chance by construction: no fault." if scores.own else ""
+    return Figure(
+        svg,
+        f"Grid pointing: {grid['n']:,} grids of four images{images}, and how much of the map lies in the tile of the class it "
+        "explains; "
+        f"the line is chance.{own} It does not say where in the tile.",
+    )
+
+
+def _mask_table(record: RunRecord, scores: ScoreRecord) -> Table | None:
+    """Localisation on the images of this file, unless the evaluation's section shows all that is judged already."""
+    found = scores.numbers.get("localization")
+    if not found:
+        return None
+    shown = [_plain(name) for name in ((record.evaluation or {}).get("localization") or {}).get("maps", {})]
+
+    def known(name: str) -> bool:
+        return bool(shown) if name == scores.own else any(one.startswith(_plain(source_label(name))) for one in shown)
+
+    judged = [name for name in scores.judged if name in found["maps"]]
+    if all(known(name) for name in judged):
+        return None
+    controls = [name for name in found["maps"] if name not in judged and name.casefold() in CONTROLS]
+    rows = [
+        [source_label(name), *(PERCENT.estimate(found["maps"][name].get(measure)) for measure in MEASURES)]
+        for name in [*judged, *controls]
+    ]
+    note = f"On {found['n']:,} images, all sources the same ones: explainers beside controls. Compare within this table."
+    return Table("Where the maps lie", ["map", *MEASURES.values()], rows, note)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())

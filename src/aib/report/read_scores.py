@@ -1,0 +1,289 @@
+"""The scores of a run's maps read back: ``score/SPLIT.json`` checked against its shape, and the pictures beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aib.report.files import parse_json, read_map, read_text, require
+
+__all__ = ["QUOTED", "EditedItem", "Estimate", "Key", "ScoreRecord", "Version", "read_score_record"]
+
+Estimate = tuple[float, float, float]
+"""A mean and the ends of its 95 % interval; the ends are NaN where there is none."""
+
+Key = tuple[str, str, float]
+"""Source of a map, name of an edit and its size."""
+
+QUOTED = "0.9"
+"""The threshold of the cosine that figures show."""
+
+ESTIMATE = "an estimate"
+"""In a shape: [mean, low, high], read as an `Estimate`; null, and a mean that is null or NaN, as None."""
+
+_SCORED = {
+    "source": str, "edit": str, "size": float, "n": int, "unchanged": int, "unchanged_share": ESTIMATE,
+    "thresholds": {"*": {"score": ESTIMATE, "excess": ESTIMATE}},
+}  # fmt: skip
+_COMPARED = {
+    "source": str, "edit": str, "size": float, "unchanged": int,
+    "thresholds": {"*": {"excess": {"control?": str, "difference": ESTIMATE}}},
+}  # fmt: skip
+_REMOVED = {
+    "deletion": ESTIMATE, "insertion": ESTIMATE, "srg": ESTIMATE, "polarity": ESTIMATE,
+    "attended_removed": {"*": ESTIMATE}, "unattended_removed": {"*": ESTIMATE}, "morf": [float], "lerf": [float],
+}  # fmt: skip
+_DETECTED = {"inside": int, "outside": int, "scores": {"*": {"auroc": ESTIMATE, "false_positive_rate": ESTIMATE}}}
+
+SHAPE: Mapping[str, Any] = {
+    "split": str,
+    "n": int,
+    "own?": str,
+    "against?": [str],
+    "image_size?": [int],
+    "consistency?": {"n": int, "rows": [_SCORED], "comparisons?": [_COMPARED]},
+    "randomized?": {"*": {"spearman": ESTIMATE, "constant?": int}},
+    "beside_controls?": {"n": int, "rows": [_SCORED], "controls": [str], "same_map?": [str], "comparisons": [_COMPARED]},
+    "faithfulness?": {
+        "n": int, "shares": [float], "accuracy?": ESTIMATE, "fills": {"*": {"*": _REMOVED}},
+    },
+    "sensitivity?": {"*": {"n": int, "sigma": float, "share": ESTIMATE, "undefined?": int}},
+    "grid_pointing?": {"n": int, "images?": int, "chance": float, "maps": {"*": ESTIMATE}},
+    "localization?": {"n": int, "excluded?": int, "maps": {"*": {"*": ESTIMATE}}},
+    "information?": {
+        "images": int,
+        "latent": {"image": ESTIMATE, "dimensions": int, "in_use": int},
+        "attention?": {"image": ESTIMATE, "position": float, "highest": float, "map?": [[float]]},
+        "quantized?": {
+            "anchors": int, "height": int, "width": int, "entropy": {"position": float, "image": float},
+            "codes": {"*": {"position": float, "image": ESTIMATE}},
+        },
+    },
+    "detection?": {
+        "selective?": {
+            "n": int, "error": float, "coverage": [float], "best_area?": float,
+            "scores": {"*": {"area": ESTIMATE, "error_at": [ESTIMATE]}},
+        },
+        "outside?": {"*": _DETECTED},
+    },
+    "agreement?": {"metrics": [str], "spearman": [[(float, None)]], "sources": [[int]]},
+}  # fmt: skip
+"""What a file of scores holds: types, lists, objects by name or with any names (``"*"``); with a ``?`` it may be absent or null."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """An image as it is, or edited.
+
+    Attributes:
+        edit: ``"original"`` or the name of the edit.
+        size: of the edit, or None.
+        image: file of the picture.
+        rescaled: whether the picture is shifted and scaled, since its pixels leave 0 to 255.
+        predicted: class name.
+        confidence: probability of the predicted class, in [0, 1].
+        maps: raw (h, w) maps by their source.
+    """
+
+    edit: str
+    size: float | None
+    image: Path
+    rescaled: bool
+    predicted: str
+    confidence: float
+    maps: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class EditedItem:
+    """An image of the gallery: the name of its true class, and its versions, the original first."""
+
+    true: str
+    versions: Sequence[Version]
+
+
+@dataclass(frozen=True)
+class ScoreRecord:
+    """Everything a report says of the scores of a run.
+
+    Attributes:
+        file: ``score/SPLIT.json`` as it was found.
+        split: whose images were scored.
+        own: source that is the run's own map, None for a plain classifier.
+        judged: sources whose worth is in question, the own map first; explainers follow.
+        controls: sources that know nothing of the network and were scored with the edits.
+        same_map: randomised networks that still give the run's own map: no controls.
+        numbers: content of the file, checked; missing estimates are None.
+        rows: numbers of every source under every edit, on the most images it was scored on.
+        same_images: as much on the images that all sources were scored on.
+        above: how far the judged sources stand above their best control.
+        gallery: edited pictures.
+    """
+
+    file: Path
+    split: str
+    own: str | None
+    judged: Sequence[str]
+    controls: Sequence[str]
+    same_map: Sequence[str]
+    numbers: Mapping[str, Any]
+    rows: Mapping[Key, Mapping[str, Any]]
+    same_images: Mapping[Key, Mapping[str, Any]]
+    above: Mapping[Key, Mapping[str, Any]]
+    gallery: Sequence[EditedItem]
+
+    @property
+    def scored(self) -> list[str]:
+        """Those of `judged` that were scored with edits."""
+        return [source for source in self.judged if any(source == one for one, _, _ in self.rows)]
+
+    def edits(self) -> list[tuple[str, float]]:
+        """Edits to judge by, in order: those under which all images were scored, or those that come before the sweep of radii."""
+        whole = [(edit, size) for _, edit, size in _keyed(self.numbers.get("consistency", {}).get("rows", ()))]
+        if whole:
+            return list(dict.fromkeys(whole))
+        found: list[tuple[str, float]] = []
+        for edit, size in dict.fromkeys((edit, size) for _, edit, size in self.above):
+            if found and edit != found[-1][0] and edit in [name for name, _ in found]:  # the sweep goes back to low frequencies
+                break
+            found.append((edit, size))
+        return found
+
+    def every_edit(self) -> list[tuple[str, float]]:
+        """The edits to judge by, then those of the sweep."""
+        return list(dict.fromkeys([*self.edits(), *((edit, size) for _, edit, size in self.above)]))
+
+    def estimate(self, kind: str, key: Key, threshold: str = QUOTED) -> Estimate | None:
+        """``"score"`` or ``"excess"`` of a source under an edit; None where nothing is scored."""
+        found: Estimate | None = self.rows.get(key, {}).get("thresholds", {}).get(threshold, {}).get(kind)
+        return found
+
+    def over_control(self, key: Key, threshold: str = QUOTED) -> tuple[str | None, Estimate | None]:
+        """The best control by its excess, and how far the excess of the source stands above it."""
+        best = self.above.get(key, {}).get("thresholds", {}).get(threshold, {}).get("excess", {})
+        return best.get("control"), best.get("difference")
+
+
+def read_score_record(folder: Path, splits: Sequence[str]) -> ScoreRecord | None:
+    """The scores in a run's folder ``score``, of the first of ``splits`` that has any; None where none has.
+
+    Raises:
+        ValueError: a file is damaged or no file of scores; one line that names it and the place in it.
+    """
+    split = next((name for name in splits if (folder / f"{name}.json").is_file()), None)
+    if split is None:
+        return None
+    file = folder / f"{split}.json"
+    numbers = _shaped(parse_json(read_text(file), file), SHAPE, str(file))
+    _check(numbers, file)
+    whole, beside = numbers.get("consistency", {}), numbers.get("beside_controls", {})
+    own, against = numbers.get("own"), numbers.get("against", [])
+    same_images = _keyed(beside.get("rows", ()))
+    simple = [row["source"] for row in whole.get("rows", ()) if row["source"] != own]
+    return ScoreRecord(
+        file=file,
+        split=numbers["split"],
+        own=own,
+        judged=[*([own] if own is not None else []), *against],
+        controls=beside.get("controls") or list(dict.fromkeys(simple)),
+        same_map=beside.get("same_map", []),
+        numbers=numbers,
+        rows={**same_images, **_keyed(whole.get("rows", ()))},
+        same_images=same_images,
+        above={**_keyed(whole.get("comparisons", ())), **_keyed(beside.get("comparisons", ()))},
+        gallery=_gallery(folder, split),
+    )
+
+
+def _keyed(rows: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:
+    return {(row["source"], row["edit"], row["size"]): row for row in rows}
+
+
+def _shaped(value: Any, shape: Any, where: str) -> Any:
+    """``value`` without what ``shape`` does not name, estimates as tuples."""
+    if shape is ESTIMATE:
+        return _estimate(value, where)
+    if isinstance(shape, tuple):
+        return None if _missing(value) else _shaped(value, shape[0], where)
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: expected a list, found {type(value).__name__}")
+        return [_shaped(one, shape[0], f"{where}, entry {number}") for number, one in enumerate(value, start=1)]
+    if isinstance(shape, Mapping):
+        if "*" in shape:
+            require(value, (), where)
+            return {name: _shaped(one, shape["*"], f"{where}, {name!r}") for name, one in value.items()}
+        require(value, [name for name in shape if not name.endswith("?")], where)
+        present = {name.removesuffix("?"): inner for name, inner in shape.items()}
+        present = {name: inner for name, inner in present.items() if value.get(name) is not None or name in shape}
+        return {name: _shaped(value[name], inner, f"{where}, {name!r}") for name, inner in present.items()}
+    if shape is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if shape is not float and isinstance(value, shape) and not isinstance(value, bool):
+        return value
+    expected = {float: "a number", int: "a whole number", str: "a text"}[shape]
+    raise ValueError(f"{where}: expected {expected}, found {value!r}"[:300])
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
+def _estimate(value: Any, where: str) -> Estimate | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 3:
+        raise ValueError(f"{where}: expected [mean, low, high] or null, found {value!r}"[:300])
+    mean, low, high = (None if _missing(one) else _shaped(one, float, where) for one in value)
+    return None if mean is None else (mean, math.nan if low is None else low, math.nan if high is None else high)
+
+
+def _check(numbers: Mapping[str, Any], file: Path) -> None:
+    """Lengths that must agree."""
+    steps = len(numbers.get("faithfulness", {}).get("shares", ()))
+    for fill, maps in numbers.get("faithfulness", {}).get("fills", {}).items():
+        for name, removed in maps.items():
+            if {len(removed["morf"]), len(removed["lerf"])} != {steps}:
+                raise ValueError(f"{file}, 'faithfulness', {fill!r}, {name!r}: the curves have not the {steps} steps of 'shares'")
+    rows = numbers.get("information", {}).get("attention", {}).get("map")
+    if rows is not None and (not rows or len({len(row) for row in rows}) != 1 or not rows[0]):
+        raise ValueError(f"{file}, 'information', 'attention', 'map': expected rows of equal length")
+    selective = numbers.get("detection", {}).get("selective")
+    for name, scores in selective["scores"].items() if selective else ():
+        if len(scores["error_at"]) != len(selective["coverage"]):
+            raise ValueError(f"{file}, 'detection', 'selective', {name!r}: expected an error for each coverage")
+    agreement = numbers.get("agreement", {"metrics": [], "spearman": [], "sources": []})
+    size = len(agreement["metrics"])
+    if any(len(agreement[part]) != size or any(len(row) != size for row in agreement[part]) for part in ("spearman", "sources")):
+        raise ValueError(f"{file}, 'agreement': expected {size} rows of {size} for its {size} metrics")
+
+
+_ITEM = {"true": str, "versions": [{"edit": str, "size?": float, "image": str, "predicted": str, "confidence": float,
+                                    "maps": {"*": str}}]}  # fmt: skip
+
+
+def _gallery(folder: Path, split: str) -> list[EditedItem]:
+    file = folder / f"{split}-gallery.json"
+    if not file.is_file():
+        return []
+    content = parse_json(read_text(file), file)
+    items = []
+    for number, entry in enumerate(_shaped(content, [_ITEM], str(file)), start=1):
+        if not entry["versions"] or entry["versions"][0]["edit"] != "original":
+            raise ValueError(f"{file}, entry {number}: the first of 'versions' must be the original")
+        versions = []
+        for known, raw in zip(entry["versions"], content[number - 1]["versions"]):
+            image = folder / known["image"]
+            if not image.is_file():
+                raise ValueError(f"{file}, entry {number}: there is no {image}")
+            maps = {source: read_map(folder / name) for source, name in known["maps"].items()}
+            versions.append(Version(known["edit"], known.get("size"), image, raw.get("rescaled") is True, known["predicted"],
+                                    known["confidence"], maps))  # fmt: skip
+        items.append(EditedItem(entry["true"], versions))
+    return items

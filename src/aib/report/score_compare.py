@@ -1,0 +1,87 @@
+"""The scores of several runs' own maps side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aib.report.compare import Table
+from aib.report.parts import Figure, Section
+from aib.report.read import RunRecord
+from aib.report.read_scores import QUOTED, Estimate, ScoreRecord
+from aib.report.score_figures import BARE, PERCENT, POINTS, DotGroup, dot_chart
+from aib.report.score_names import edit_label, edit_lines
+from aib.report.style import SERIES
+
+__all__ = ["score_comparison"]
+
+
+def score_comparison(labels: Sequence[str], records: Sequence[RunRecord]) -> Section | None:
+    """Score, and excess above the best control, of each run's own map; None unless two runs at least have them.
+
+    Args:
+        labels: names of the runs on the page.
+        records: the runs.
+    """
+    scored = {label: record.scores for label, record in zip(labels, records) if record.scores is not None}
+    scored = {label: scores for label, scores in scored.items() if scores.own is not None and scores.edits()}
+    if len(scored) < 2:
+        return None
+    edits = list(dict.fromkeys(edit for scores in scored.values() for edit in scores.edits()))
+    colours = {label: SERIES[index % len(SERIES)] for index, label in enumerate(scored)}
+    legend = [(label if len(label) <= 40 else label[:39] + "…", colour, "dot") for label, colour in colours.items()]
+
+    def groups(above: bool) -> list[DotGroup]:
+        return [
+            DotGroup(
+                edit_lines(*edit), [(label, colours[label], _estimate(scores, edit, above)) for label, scores in scored.items()]
+            )
+            for edit in edits
+        ]
+
+    sentences = (
+        "Of the images whose prediction stays, the share whose map stays too. A map that never changes has 100 %: it does not "
+        "rank runs.",
+        "How far the map stays more than the best control of the same run, which knows nothing of the network. Runs are compared "
+        "by this, "
+        "and intervals cover the choice of images only, not other seeds.",
+    )
+    drawn = [
+        Figure(
+            dot_chart(f"score at cosine {QUOTED}", groups(False), PERCENT, legend=legend, bounds=(0.0, 1.0), missing="no value"),
+            sentences[0],
+        ),
+        Figure(
+            dot_chart("above the best control", groups(True), POINTS, legend=legend, line=0.0, missing="no value"), sentences[1]
+        ),
+    ]
+    rows = [[edit_label(*edit), *(_cell(record.scores, edit) for record in records)] for edit in edits]
+    rows.append(
+        ["Scored on", *("–" if r.scores is None else f"{r.scores.numbers['n']:,} {r.scores.split} images" for r in records)]
+    )
+    note = (
+        "First the score in per cent, then, in points, how far the excess stands above that of the run’s best control; with 95 % "
+    )
+    note += "intervals."
+    table = Table(f"Own maps at cosine {QUOTED}", ["edit", *labels], rows, note)
+    return Section("score", "Whose map stays?", _lead(scored), drawn, [table])
+
+
+def _estimate(scores: ScoreRecord, edit: tuple[str, float], above: bool) -> Estimate | None:
+    key = (scores.own or "", *edit)
+    return scores.over_control(key)[1] if above else scores.estimate("score", key)
+
+
+def _cell(scores: ScoreRecord | None, edit: tuple[str, float]) -> str:
+    if scores is None or scores.own is None:
+        return "–"
+    score, above = (_estimate(scores, edit, above) for above in (False, True))
+    return BARE.estimate(score) if above is None else f"{BARE.estimate(score)}; {POINTS.estimate(above)}"
+
+
+def _lead(scored: dict[str, ScoreRecord]) -> str:
+    parts = []
+    for label, scores in scored.items():
+        found = [scores.over_control((scores.own or "", *edit))[1] for edit in scores.edits()]
+        known = [value for value in found if value is not None]
+        parts.append(f"{label} under {sum(value[1] > 0 for value in known)} of {len(known)} edits")
+    return f"The own map stands above the best control of its run: {'; '.join(parts)}."
