@@ -44,15 +44,19 @@ def run(arguments: Sequence[str]) -> None:
     from aib.train.score import score_run
     from aib.train.score_record import record_scores
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a file or a pipe has no width to keep to
+        console = Console(highlight=False, markup=False, width=160)
     given = options.settings
     settings = replace(given, against=_separated(given.against), outside=_separated(given.outside))
-    result = score_run(options.run, settings, device=choose_device(options.device), say=console.print)
+    result = score_run(
+        options.run, settings, device=choose_device(options.device), say=lambda line: console.print(line, soft_wrap=True)
+    )
     for table in tables(result, threshold):
         console.print()
         console.print(table)
-    console.print("\n" + "\n".join(sentences(result)))
-    console.print(f"saved in {options.run / 'score'}; aib report {options.run} shows it")
+    console.print("\n" + "\n".join(sentences(result)), soft_wrap=True)
+    console.print(f"saved in {options.run / 'score'}; aib report {options.run} shows it", soft_wrap=True)
     if options.record is not None:
         record_scores(options.run, result, options.record, start_of(RunFolder.open(options.run).config))
 
