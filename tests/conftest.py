@@ -22,8 +22,9 @@ settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-# more threads than this only take turns on the small machines the suite is meant for
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# what the tests compute is too small to share, and threads that wait for each other on a busy machine take ten times as long
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
