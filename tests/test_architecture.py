@@ -31,6 +31,7 @@ FLOORS: dict[str, float] = {
     "recipes": 7.1,  # read into the configuration of a training run
     "report": 8,
     "paper": 8.1,
+    "bench": 8.2,
     "commands": 9.0,  # one file a verb; cli finds them by name
     "cli": 9.1,
     "__main__": 9.2,

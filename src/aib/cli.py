@@ -24,6 +24,7 @@ COMMANDS = {
     "sites": "list where attention can be attached in a timm model",
     "recipes": "list the recipes and models",
     "doctor": "check this machine: versions, devices, disk, what is missing",
+    "bench": "time what the package claims to be fast, on this machine",
 }
 """Verb to one-line help; the function is ``run`` of the module of that name in `aib.commands`."""
 
