@@ -1,4 +1,4 @@
-"""Benchmarks: the way of timing is right on planted truths, and every subject runs and says what it measured."""
+"""Benchmarks: turns, ratios, intervals, exponents, memory and shares are right on planted truths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from aib.anchors import AnchorQuantizer
-from aib.bench import SUBJECTS, epoch, quantizer, start, watching
+from aib.bench import epoch, quantizer, watching
 from aib.bench.fits import exponent
 from aib.bench.layers import BareLayers
 from aib.bench.memory import peak_bytes
 from aib.bench.networks import make_training
 from aib.bench.quantizer import TableQuantizer
-from aib.bench.record import Findings, Settings, Target, measure_subject
+from aib.bench.record import Findings, Target
 from aib.bench.timing import Measured, Timings, exact, median_interval, take_turns
 from aib.bench.watching import operation_shares, own_seconds
-from aib.cli import main
 from aib.data.bundle import TensorSplit
-from aib.train import loop
-from aib.train.loop import train
-from tiny import tiny_config, write_npz
 
 
 class FakeClock:
@@ -334,139 +329,3 @@ def test_waiting_for_a_split_is_told_from_the_work_between(monkeypatch: pytest.M
     assert len(split) == 6
     assert split.masks is split.names is None
     assert len(split.select(torch.tensor([1]))) == 1
-
-
-# --- subjects
-
-
-@pytest.mark.parametrize("subject", SUBJECTS)
-def test_a_subject_in_its_smallest_form_says_all_there_is(subject: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # processes that import torch take longer than the rest of this file
-    light = {name: tuple(word.replace("torch", "json").replace("; aib.create_model", "") for word in words)
-             for name, words in start.WORDS.items()}  # fmt: skip
-    monkeypatch.setattr(start, "WORDS", light)
-    methods = {name: getattr(loop._Fit, name) for name in ("_epoch", "_step", "_keep")}
-    threads, state, said = torch.get_num_threads(), torch.get_rng_state(), []
-    chosen = Settings(quick=True, repeats=1, threads=1, batch_size=2)
-    result = measure_subject(subject, chosen, out=tmp_path / "new" / "out", command=f"aib bench {subject}", say=said.append)
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), state)
-    assert {name: getattr(loop._Fit, name) for name in methods} == methods
-
-    assert json.loads((tmp_path / "new" / "out" / f"{subject}.json").read_text()) == result
-    assert (result["subject"], result["command"], result["about"]) == (subject, f"aib bench {subject}", SUBJECTS[subject])
-    assert "arget" in result["definition"]  # it says which, or that there is none
-    assert (result["settings"]["repeats"], result["settings"]["quick"], result["machine"]["threads"]) == (1, True, 1)
-    assert result["machine"].keys() >= {"cpu", "cores", "device", "torch", "python", "aib", "commit", "date", "load", "load_after"}
-    assert said
-    assert result["rows"] or result["details"]
-    for row in result["rows"]:
-        assert row["reference"] in row["variants"]
-        assert sorted(row["orders"][0]) == sorted(row["variants"])
-        for variant in row["variants"].values():
-            assert len(variant["seconds"]) == len(variant["ratios"]) == len(variant["processor_seconds"]) == 1
-            assert variant["seconds_median"] > 0
-            assert variant["peak_bytes"] is None or variant["peak_bytes"] > 0
-    for target in result["targets"]:
-        assert target["reached"] in ("yes", "no", "unclear")
-        assert target["wanted"].split()[0] in ("<", "<=", ">=")
-    CHECKS.get(subject, lambda result: None)(result)
-
-
-def check_step(result: dict[str, Any]) -> None:
-    assert len(result["targets"]) == 4
-    for details in result["details"].values():
-        own = {part: share[0] for part, share in details["own_shares"].items()}
-        assert 0 < own["quantizer"] < own["all"] < 1
-        assert own["all"] == pytest.approx(own["attention"] + own["quantizer"] + own["bottleneck"], rel=1e-4)
-        assert own["attention_head"] < own["attention"]
-        assert "convolution_backward" in details["operation_shares"]
-
-
-def check_quantizer(result: dict[str, Any]) -> None:
-    large = result["rows"][-1]["variants"]
-    assert large["table of distances"]["peak_bytes"] > 10 * large["aib.AnchorQuantizer"]["peak_bytes"]
-    assert [target["name"].split()[0] for target in result["targets"]] == ["2"] * 4 + ["memory:"] * 2
-
-
-def check_samples(result: dict[str, Any]) -> None:
-    (row,) = result["rows"]
-    variants = row["variants"]
-    assert variants["16 passes of one draw"]["per_second"] == pytest.approx(
-        2 / variants["16 passes of one draw"]["seconds"][0], rel=1e-4
-    )
-    # 4 encodings, not 16; features and attention once
-    assert 1 / 16 < result["details"]["vgg_aib_qt"]["ratio_by_macs"] < 4 / 16
-    assert variants["samples=(4, 4)"]["processor_ratio"][0] < 0.8
-
-
-def check_epoch(result: dict[str, Any]) -> None:
-    assert result["details"].keys() == {"memory", "files"}
-    for details in result["details"].values():
-        (only,) = details["epochs"]
-        assert sum(only[part] for part in epoch.PARTS) == pytest.approx(only["training"])
-        assert min(only.values()) >= 0
-        assert only["network"] > 0.3 * only["training"]
-        assert sum(share[0] for part, share in details["shares"].items() if part != "outside") == pytest.approx(1, abs=1e-4)
-    assert "keep the step fed" in result["notes"][-1]
-
-
-def check_growth(result: dict[str, Any]) -> None:
-    assert result["details"].keys() == {"batch", "side", "width", "anchors", "draws"}
-    memory = {what: details["memory_exponent"][0] for what, details in result["details"].items()}
-    assert memory["anchors"] == pytest.approx(0, abs=0.02)
-    assert 0.5 < memory["batch"] < 1.05
-    assert memory["draws"] < 1
-
-
-def check_explain(result: dict[str, Any]) -> None:
-    (row,) = result["rows"]
-    assert row["reference"] == "own attention map"
-    assert row["variants"]["occlusion"]["processor_ratio"][0] > row["variants"]["own attention map"]["processor_ratio"][0]
-
-
-CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "step": check_step, "quantizer": check_quantizer, "samples": check_samples, "epoch": check_epoch, "growth": check_growth,
-    "explain": check_explain,
-}  # fmt: skip
-
-
-def test_the_command_prints_ratios_beside_times_and_a_runs_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    run = train(tiny_config(write_npz(tmp_path / "squares.npz", train=48, val=12, test=12), tmp_path / "run", epochs=1))
-    options = ["--quick", "--repeats", "2", "--out", str(tmp_path / "out"), "--run", str(run.path), "--threads", "1"]
-    assert main(["bench", "samples", *options]) == 0
-    said = capsys.readouterr().out
-    row = next(line for line in said.splitlines() if line.strip().startswith("samples=(4, 4) "))
-    assert "MiB" in row
-    assert "[" in row
-    assert said.count("% error") == 3
-    assert f"saved in {tmp_path / 'out'}: samples.json" in said
-    result = json.loads((tmp_path / "out" / "samples.json").read_text())
-    assert result["command"].startswith("aib bench samples --quick --repeats 2")
-    assert {error["images"] for error in result["details"]["errors"].values()} == {12}
-    plain = train(tiny_config(tmp_path / "squares.npz", tmp_path / "plain", epochs=1, model="vgg_xs", anchors=None))
-    assert "is a vgg_xs, which draws nothing" in refused(capsys, "samples", "--quick", "--run", str(plain.path), *options[3:5])
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line with which a command line is refused."""
-    capsys.readouterr()
-    assert main(["bench", *arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("aib bench: ")
-    return line
-
-
-def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    out = ("--out", str(tmp_path / "out"))
-    assert "no subject 'stepp'; did you mean 'step'? Subjects are step, quantizer" in refused(capsys, "score", "stepp", *out)
-    assert "repeats is 0; it must be at least 1" in refused(capsys, "step", "--repeats", "0", *out)
-    assert "threads is 0" in refused(capsys, "step", "--threads", "0", *out)
-    assert "batch_size is -1" in refused(capsys, "step", "--batch-size", "-1", *out)
-    assert "width is 9.0; it must lie between 0.1 and 4" in refused(capsys, "step", "--width", "9", *out)
-    assert "did you mean --repeats?" in refused(capsys, "step", "--repeat", "3", *out)
-    assert "invalid choice 'tpu'" in refused(capsys, "step", "--device", "tpu", *out)
-    if not torch.cuda.is_available():
-        assert "device is 'cuda', which this machine lacks" in refused(capsys, "step", "--device", "cuda", *out)
-    assert "is not a run folder" in refused(capsys, "samples", "--run", str(tmp_path), "--quick", *out)
-    assert "Not a directory" in refused(capsys, "step", "--out", "/dev/null/x")

@@ -50,8 +50,8 @@ def measure(settings: Settings, say: Callable[[str], None]) -> Findings:
     options: dict[str, Any] = {"model": "vgg_aib_qt", "width": width}
     say(f"images in memory: {count}, batch {batch_size}")
     _measure_case("memory", _noise_bundle(count, settings), options, batch_size, settings, found)
-    side, batch_size = (72, 8) if settings.quick else (224, settings.batch_size or 32)
-    count = batch_size * (4 if settings.quick else 12)
+    side, batch_size = (72, 8) if settings.quick else (224, settings.batch_size or (16 if settings.device == "cpu" else 64))
+    count = batch_size * (4 if settings.quick else 8)
     # importing timm takes longer than the rest of a quick run
     options = {"model": "vgg_xs_aib_qt"} if settings.quick else {"model": "resnet18", "attend": "layer3"}
     options["anchors"] = 8

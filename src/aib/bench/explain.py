@@ -1,7 +1,7 @@
 """Maps a second: the model's own attention on the mean path against Grad-CAM and occlusion of the same network, through captum.
 
 All are made by `aib.interpret.choice.make_explainer` with its defaults and explain the predicted class. The own map costs one
-forward pass, Grad-CAM a forward and a backward pass, occlusion a pass for each place of its window.
+forward pass, Grad-CAM that and a backward pass as far as its layer, occlusion a pass for each place of its window.
 
 No target is set.
 """
