@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aib.paper.tables import PaperTable, mean_of_seeds, published
+from aib.paper.tables import PaperTable, mean_of_seeds, published, read_recorded
 
 __all__ = ["read_scores", "table2"]
 
@@ -20,19 +19,8 @@ COLUMNS = ("model", "data", "recipe", "seed", "source", "edit", "size", "thresho
 
 
 def read_scores(path: Path) -> list[dict[str, str]]:
-    """Recorded scores (`aib.train.score_record`); none where the file is absent.
-
-    Raises:
-        ValueError: the file is not such a table.
-    """
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = set(COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} is not a table of scores: it has no column {', '.join(sorted(missing))}")
-        return list(reader)
+    """Recorded scores (`aib.train.score_record`); see `aib.paper.tables.read_recorded`."""
+    return read_recorded(path, "scores", COLUMNS)
 
 
 def table2(scores: Sequence[Mapping[str, str]], recipe: str | None = None, threshold: str = "0.9") -> PaperTable:

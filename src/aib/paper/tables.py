@@ -68,7 +68,12 @@ def published(name: str) -> list[dict[str, str]]:
 
 
 def read_runs(path: Path) -> list[dict[str, str]]:
-    """Recorded runs (`aib.train.record`); none where the file is absent.
+    """Recorded runs (`aib.train.record`); see `read_recorded`."""
+    return read_recorded(path, "runs", ("data", "model", "recipe", "seed", "error", "command"))
+
+
+def read_recorded(path: Path, what: str, columns: Iterable[str]) -> list[dict[str, str]]:
+    """Rows of a table of results; none where the file is absent.
 
     Raises:
         ValueError: the file is not such a table.
@@ -77,9 +82,8 @@ def read_runs(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        missing = {"data", "model", "recipe", "seed", "error", "command"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} is not a table of runs: it has no column {', '.join(sorted(missing))}")
+        if missing := set(columns) - set(reader.fieldnames or ()):
+            raise ValueError(f"{path} is not a table of {what}: it has no column {', '.join(sorted(missing))}")
         return list(reader)
 
 
