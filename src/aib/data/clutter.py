@@ -3,12 +3,18 @@
 Scikit-learn's scanned digits are composed at random place, size, angle and colour onto patches of the photographs inside
 scikit-image's and scikit-learn's wheels, among fragments of other digits. The class is the whole digit's; the mask is its ink.
 Handwriting and photographs are both split, so that the three splits share neither. Everything is a function of the seed, made in
-seconds, without a download.
+seconds, without a download, and kept in the user's cache for the next time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import zipfile
 from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +23,7 @@ from torch import Tensor
 
 from aib.data.bundle import DataBundle, TensorSplit
 
-__all__ = ["make_clutter"]
+__all__ = ["make_clutter", "open_clutter"]
 
 SIZE = 32
 DIGIT_SIDE = (14.0, 22.0)
@@ -60,6 +66,33 @@ def make_clutter(*, seed: int = 0, num_train: int = 8000, num_val: int = 1000, n
         generator = torch.Generator().manual_seed(1_000_003 * seed + i)
         mine = _scan_positions(scan_labels, name)
         splits[name] = _compose(count, scans[mine], scan_labels[mine], PHOTOGRAPHS[name], generator)
+    return _bundle(splits)
+
+
+def open_clutter(folder: Path | None = None) -> DataBundle:
+    """`make_clutter` of seed 0, from the file that an earlier call left behind where there is one.
+
+    The file is named after all that the images depend on: this module and the libraries that bring pictures and random numbers.
+    One that is damaged is made anew; where none can be kept, every call composes.
+
+    Args:
+        folder: where the file is kept; by default the user's cache, ``~/.cache/aib`` on Linux.
+    """
+    if folder is None:
+        from platformdirs import user_cache_path
+
+        folder = user_cache_path("aib", appauthor=False)
+    made_of = [Path(__file__).read_bytes(), *(version(name).encode() for name in ("torch", "scikit-image", "scikit-learn"))]
+    path = folder / f"clutter-{hashlib.sha256(b' '.join(made_of)).hexdigest()[:16]}.npz"
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return _bundle(_read(path))
+    bundle = make_clutter()
+    with contextlib.suppress(OSError):  # a full disk or a read-only home is no reason to stop
+        _write(path, {name: getattr(bundle, name) for name in SHARE})
+    return bundle
+
+
+def _bundle(splits: dict[str, TensorSplit]) -> DataBundle:
     pixels = splits["train"].images[:2000].float().div(255)
     return DataBundle(
         name="clutter",
@@ -72,6 +105,32 @@ def make_clutter(*, seed: int = 0, num_train: int = 8000, num_val: int = 1000, n
         image_size=(SIZE, SIZE),
         mirror=False,
     )
+
+
+def _read(path: Path) -> dict[str, TensorSplit]:
+    """The splits of a kept file; the zip's own checksums tell a damaged one."""
+    with np.load(path, allow_pickle=False) as kept:
+        arrays = {name: torch.from_numpy(array) for name, array in kept.items()}
+    return {name: TensorSplit(arrays[f"{name}_images"], arrays[f"{name}_labels"], arrays[f"{name}_masks"]) for name in SHARE}
+
+
+def _write(path: Path, splits: dict[str, TensorSplit]) -> None:
+    """Keep ``splits`` in ``path``, whole or not at all, in the place of those of other versions."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    arrays = {
+        f"{name}_{array}": getattr(split, array).numpy()
+        for name, split in splits.items()
+        for array in ("images", "labels", "masks")
+    }
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        for other in path.parent.glob("clutter-*.npz"):
+            other.unlink()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=1)

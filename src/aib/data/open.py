@@ -77,9 +77,9 @@ def open_data(
 def _fixed_size(data: str, path: Path, root: Path | str, val_fraction: float | None, seed: int, download: bool) -> DataBundle:
     """The sets whose images come at their own size."""
     if data == "clutter":
-        from aib.data.clutter import make_clutter
+        from aib.data.clutter import open_clutter
 
-        return make_clutter()
+        return open_clutter()
     if data in DATA_NAMES:
         from aib.data.benchmarks import open_benchmark
 
