@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,8 +48,10 @@ def run(arguments: Sequence[str]) -> None:
     options = parse_options(BenchOptions, "bench", arguments)
 
     from rich.console import Console
+    from rich.table import Table
 
     from aib.bench.record import Settings, check_subjects, measure_subject
+    from aib.bench.shown import sentences, table
 
     subjects = check_subjects(options.subjects)
     settings = Settings(
@@ -70,8 +72,14 @@ def run(arguments: Sequence[str]) -> None:
 
             result = measure_subject(subject, settings, out=options.out, command=command, say=say)
         console.print(f"\n{subject}: {result['about']}", style="bold")
-        if result["rows"]:
-            console.print(table(result))
+        header, rows = table(result)
+        made = Table(*header[:2], box=None, pad_edge=False)
+        for column in header[2:]:
+            made.add_column(column, justify="right")
+        for row in rows:
+            made.add_row(*row)
+        if rows:
+            console.print(made)
         for sentence in sentences(result):
             console.print(sentence, soft_wrap=True)
     machine = result["machine"]
@@ -82,59 +90,3 @@ def run(arguments: Sequence[str]) -> None:
         + ", ".join(f"{subject}.json" for subject in subjects),
         soft_wrap=True,
     )
-
-
-def table(result: Mapping[str, Any]) -> Any:
-    """Every variant of every case: its ratio to the reference of the case, and only beside that its time."""
-    from rich.table import Table
-
-    variants = [variant for row in result["rows"] for variant in row["variants"].values()]
-    columns = {
-        "processor": any(variant["processor_ratio"][0] is not None for variant in variants),
-        "a second": any(variant["per_second"] is not None for variant in variants),
-        "memory": any(variant["peak_bytes"] is not None for variant in variants),
-    }
-    made = Table("case", "variant", box=None, pad_edge=False)
-    for column in ("ratio", *(["of the processor"] if columns["processor"] else []), "time",
-                   *(name for name in ("a second", "memory") if columns[name])):  # fmt: skip
-        made.add_column(column, justify="right")
-    for row in result["rows"]:
-        case = ", ".join(f"{value}" if isinstance(value, str) else f"{name} {value:g}" for name, value in row["case"].items())
-        for name, variant in row["variants"].items():
-            cells = [interval(variant["ratio"]) if name != row["reference"] else "1"]
-            if columns["processor"]:
-                cells.append(interval(variant["processor_ratio"][:1]) if name != row["reference"] else "1")
-            cells.append(duration(variant["seconds_median"]))
-            if columns["a second"]:
-                cells.append("" if variant["per_second"] is None else f"{variant['per_second']:.3g}")
-            if columns["memory"]:
-                cells.append("" if variant["peak_bytes"] is None else f"{variant['peak_bytes'] / 2**20:.3g} MiB")
-            made.add_row(case, name, *cells)
-            case = ""
-    return made
-
-
-def sentences(result: Mapping[str, Any]) -> list[str]:
-    """Targets with what was measured, and the notes."""
-    said = []
-    marks = {"yes": "reached", "no": "NOT reached", "unclear": "unclear"}
-    for target in result["targets"]:
-        unit = f" {target['unit']}" if target["unit"] else ""
-        found = f"{interval(target['measured'])}, {marks[target['reached']]}"
-        said.append(f"target {target['wanted']}{unit}: {target['name']} is {found}")
-    return [*said, *result["notes"]]
-
-
-def interval(measured: Sequence[float | None]) -> str:
-    """``1.31 [1.29, 1.33]``, without the ends where there are none."""
-    median, *ends = measured
-    if median is None:
-        return "–"
-    return f"{median:.3g}" + (f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends and ends[0] is not None else "")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
-    if seconds >= 1:
-        return f"{seconds:.3g} s"
-    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} µs"
