@@ -149,10 +149,15 @@ def test_a_plain_run_is_scored_by_its_explainers(plain: Path, capsys: pytest.Cap
         (["--other", "nowhere"], "nowhere"),
         (["--control-images", "1"], "control_images is 1; it must be at least 2"),
         (["--threshold", "0.8"], "threshold is 0.8; it must be one of 0.85, 0.9, 0.95"),
-        (["--outside", "clutter"], "clutter has 3 channels and size (32, 32); the run was trained on 3 and (16, 16)"),
+        (["--outside", "larger.npz"], "larger has 3 channels and size (20, 20); the run was trained on 3 and (16, 16)"),
     ],
 )
-def test_mistakes_are_one_line(run: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(
+    run: Path, more: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, labels = np.zeros((8, 20, 20, 3), np.uint8), np.arange(8) % 2
+    np.savez("larger.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     other = [] if "--other" in more else ["--other", "none"]
     assert main(["score", str(run), "--control-images", "4", "--faithful-images", "2", "--images", "6", *other, *more]) == 2
     (line,) = capsys.readouterr().err.splitlines()
