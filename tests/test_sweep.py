@@ -17,7 +17,7 @@ import pytest
 
 from aib.cli import main
 from aib.commands.sweep import SweepOptions, plan, summarize
-from aib.interpret import mean_interval
+from aib.interpret import mean_interval, paired_difference
 from aib.report.plots import sweep_plot
 from aib.train.sweep import grid
 from tiny import write_npz
@@ -154,6 +154,8 @@ def test_cells_are_compared_over_the_seeds_they_share(tmp_path: Path) -> None:
     assert rows[0]["rate_bits"] is None
     assert rows[1]["error_minus_first"][0] == pytest.approx(-0.05)  # seed 1 alone
     assert rows[1]["error_minus_first"][1:] == [None, None]
+    more = summarize([*runs, Finished("aib", 2, 0.4), Finished("vgg", 2, 0.2)])  # in whatever order they ended
+    assert more[1]["error_minus_first"] == pytest.approx(paired_difference([0.25, 0.4], [0.3, 0.2]), abs=1e-6)
     for ending in ("png", "pdf", "svg"):  # cells without a number between them
         sweep_plot(rows, tmp_path / f"plot.{ending}")
         assert (tmp_path / f"plot.{ending}").stat().st_size > 1000
