@@ -13,7 +13,8 @@ from aib.interpret.attribution import IntegratedGradients, Occlusion
 from aib.interpret.choice import EXPLAINERS, bottleneck_layer, cam_layer, make_explainer
 from aib.interpret.explainers import AttentionMap, Explainer, GradCAM, conv_layers
 from aib.interpret.iba import BottleneckAttribution
-from aib.models import create_model
+from aib.models import create_model, model_names
+from aib.models.registry import takes
 
 SHAPE = (3, 16, 16)
 TYPES = {
@@ -132,7 +133,7 @@ class Residual(nn.Module):
 
 def test_the_bottleneck_is_where_nothing_goes_around_it() -> None:
     model, images = Residual(), torch.randn(4, *SHAPE)
-    assert [name for name, _ in conv_layers(model, SHAPE)] == ["gate.1"]  # one channel, and bypassed
+    assert [name for name, _ in conv_layers(model, SHAPE)] == ["branch.1"]  # bypassed; the gate behind it has one channel
     assert bottleneck_layer(model, SHAPE) == "block"
     bits = {
         layer: float(make_explainer(f"iba@{layer}", model, SHAPE, calibration()).attribute(images).sum())
@@ -145,11 +146,13 @@ def test_the_bottleneck_is_where_nothing_goes_around_it() -> None:
     assert model.training
 
 
-def test_scores_of_one_channel_are_no_place_for_grad_cam() -> None:
-    """Those of `vgg_att3` come last in its passes, and hardly move its logits."""
-    model = create_model("vgg_att3", 10)
-    assert conv_layers(model, (3, 32, 32))[-1][1][0] == 1
-    assert dict(conv_layers(model, (3, 32, 32)))[cam_layer(model, (3, 32, 32))] == (512, 4, 4)
+@pytest.mark.parametrize("name", [name for name in model_names() if not name.endswith("_cub")])
+def test_grad_cam_looks_at_features_of_medium_resolution(name: str) -> None:
+    """Not at the scores of one channel that compatibility and progressive attention compute last, nor at 4x4 positions."""
+    model = create_model(name, 10, **({"width": 0.125} if takes(name, "width") else {}))
+    shapes = dict(conv_layers(model, (3, 32, 32)))
+    assert all(channels > 1 for channels, _, _ in shapes.values())
+    assert shapes[cam_layer(model, (3, 32, 32))][1:] == ((7, 7) if name.startswith("fast") else (8, 8))
 
 
 def test_the_seed_and_the_calibration_reach_the_bottleneck(small_model: Callable[..., AttentiveClassifier]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aib.cli import main
-from aib.paper.scores import read_scores, table2
+from aib.paper.scores import compare_scores, read_scores, table2
 from aib.paper.tables import NOT_RUN, compare_runs, published, read_runs, table1, table3, table4
 from aib.train.record import COLUMNS
 
@@ -43,13 +43,16 @@ def test_table_1_counts_runs_of_its_own_recipes_unchanged() -> None:
         run(recipe, 0, 0.55, evaluated_on="stl10-by-index"), run(recipe, 1, 0.15, evaluated_on="stl10"),
         run(recipe, 0, 0.05, split="val"), run(recipe, 0, 0.04, samples="4x4"),
         run("reference/cifar10/vgg_aib", 0, 0.2),
+        run("paper/cifar10/vgg", 0, 0.08, options="--precision bf16-mixed --channels-last True --devices 2 --compile"),
     ]  # fmt: skip
     found = table1(runs)
     assert cell(found, "vgg_aib", "cifar10") == "4.28 / 6.00 [3.52, 8.48] (3)"  # t with 2 degrees of freedom: 4.303 / sqrt(3)
     assert cell(found, "vgg_aib", "stl10_test") == "51.24 / 55.00 (1)"
     assert cell(found, "vgg_aib", "cifar100") == f"21.56 / {NOT_RUN}"
     assert cell(found, "wrn_abn", "cub200") == "–"
-    assert cell(table1(runs, "reference"), "vgg_aib", "cifar10").endswith("(4)")
+    assert cell(found, "vgg", "cifar10").endswith("/ 8.00 (1)")  # how a machine computes does not change the run
+    assert cell(table1(runs, "reference"), "vgg_aib", "cifar10") == "4.28 / 20.00 (1)"
+    assert cell(table1(runs, "reference"), "vgg", "cifar10").endswith("/ 8.00 (1)")  # the conventions do not differ
     with pytest.raises(ValueError, match="convention is 'theirs'; it must be paper or reference"):
         table1(runs, "theirs")
 
@@ -62,7 +65,7 @@ def test_runs_of_one_recipe_are_compared_by_seed() -> None:
     ]  # fmt: skip
     found = compare_runs(runs, "r")
     assert [row[0] for row in found.rows] == ["vgg", "vgg_aib", "vgg_aib beta 0.0"]
-    assert cell(found, "vgg_aib", "minus vgg") == "-1.50 [-7.85, 4.85]"  # seeds 0 and 1 only
+    assert cell(found, "vgg_aib", "minus vgg") == "-1.50 [-7.85, +4.85]"  # seeds 0 and 1 only
     assert cell(compare_runs(runs, "r", "vgg_aib"), "vgg_aib beta 0.0", "minus vgg_aib") == "+6.00"
     with pytest.raises(ValueError, match="no recorded run of the recipe 'q'; there are runs of r"):
         compare_runs(runs, "q")
@@ -72,9 +75,11 @@ def test_runs_of_one_recipe_are_compared_by_seed() -> None:
 
 def score(model: str, edit: str, size: str, value: float, **more: str) -> dict[str, str]:
     """A recorded score; its excess is 0.3 below, and 0.1 above that of the best control."""
-    row = {"model": model, "data": "cifar10", "recipe": f"paper/cifar10/{model}", "seed": "0", "source": "own map", "edit": edit,
-           "size": size, "threshold": "0.9", "score": f"{value}", "excess": f"{value - 0.3}", "above": "0.1"}  # fmt: skip
-    return {**row, **more}
+    row = {"model": model, "data": "cifar10", "evaluated_on": "cifar10", "split": "test", "recipe": f"paper/cifar10/{model}",
+           "seed": "0", "score_seed": "0", "source": "own map", "edit": edit, "size": size, "threshold": "0.9", "n": "1000",
+           "score": f"{value}", "excess": f"{value - 0.3}", "above": "0.1", "options": "", **more}  # fmt: skip
+    row["command"] = f"aib train --recipe {row['recipe']} {row.pop('options')} --model {model} --seed {row['seed']}"
+    return row
 
 
 def test_table_2_takes_recorded_scores() -> None:
@@ -84,25 +89,54 @@ def test_table_2_takes_recorded_scores() -> None:
         score("vgg_aib", "low frequencies", "12", 0.1, source="iba"),
         score("vgg_aib", "low frequencies", "12", 0.1, recipe="mine"), score("vgg_aib", "low frequencies", "8", 0.5),
         score("vgg_aib", "colour window", "16", 0.5, score="", excess="", above=""),
+        # another experiment, other images, another seed of the edits, a trial on few images
+        score("vgg_aib", "low frequencies", "12", 0.1, options="--beta 0.0 --epochs 1"),
+        score("vgg_aib", "low frequencies", "12", 0.1, split="val"),
+        score("vgg_aib", "low frequencies", "12", 0.1, evaluated_on="stl10-by-name"),
+        score("vgg_aib", "low frequencies", "12", 0.1, score_seed="3"),
+        score("vgg_aib", "low frequencies", "12", 0.1, n="8"),
     ]  # fmt: skip
-    rows = {row[:4]: row[4:] for row in table2([*low, *others]).rows}
+    rows = {row[:4]: row[4:] for row in table2([*others, *low]).rows}
     published_value, ours, excess, above = rows["vgg_aib", "cifar10", "low frequencies", "–"]
     assert published_value == "53.26"
-    assert ours.startswith("63.00 [")
-    assert excess.startswith("33.00 [")
+    assert ours == "63.00 [37.59, 88.41] (2)"  # t with 1 degree of freedom: 12.706 / sqrt(2) times the deviation
+    assert excess == "33.00 [7.59, 58.41] (2)"
     assert above.startswith("10.00 [")
     assert rows["vgg_aib", "cifar10", "low frequencies", "8"][:2] == ("–", "50.00 (1)")
     assert rows["vgg_aib", "cifar10", "colour window", "16"][1:] == (NOT_RUN,) * 3
     assert {row[5:] for row in table2([]).rows} == {(NOT_RUN,) * 3}
-    mine = table2([*low, *others], "mine")
-    assert {row[:2] for row in mine.rows} == {("vgg_aib", "cifar10")}
-    with pytest.raises(ValueError, match=r"no recorded score of the recipe 'none' at 0.9; there are scores of mine, paper"):
-        table2([*low, *others], "none")
+
+
+def test_scores_of_one_recipe_are_compared_by_seed() -> None:
+    scores = [
+        score(model, edit, "4", value, recipe="mine", seed=f"{seed}", options=options)
+        for edit, better in (("colour window", 0.1), ("low frequencies", 0.0))
+        for model, options, values in (
+            ("vgg_att3", "", (0.5, 0.7)), ("vgg_aib", "", (0.5 + better, 0.7 + better)), ("vgg_aib", "--beta 0.0", (0.4,)),
+        )
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    found = compare_scores(scores, "mine")
+    rows = {(row[1], row[3]): row[4:] for row in found.rows}
+    assert len(rows) == len(found.rows) == 6
+    assert rows["colour window", "vgg_aib"][3] == "+10.00 [+10.00, +10.00]"
+    assert rows["low frequencies", "vgg_aib"][3] == "+0.00 [+0.00, +0.00]"
+    assert rows["colour window", "vgg_aib beta 0.0"] == ("40.00 (1)", "10.00 (1)", "10.00 (1)", "-10.00")
+    assert rows["colour window", "vgg_att3"][3] == ""
+    other = {(row[1], row[3]): row[4:] for row in compare_scores(scores, "mine", first="vgg_aib").rows}
+    assert other["colour window", "vgg_att3"][3] == "-10.00 [-10.00, -10.00]"
+    with pytest.raises(ValueError, match=r"no recorded score of the recipe 'none' at 0.9; there are scores of mine"):
+        compare_scores(scores, "none")
+    with pytest.raises(ValueError, match=r"no row 'wrn'; there are vgg_att3, vgg_aib, vgg_aib beta 0.0"):
+        compare_scores(scores, "mine", first="wrn")
 
 
 def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.csv").write_bytes(b"PK\xe9\x00")
+    with pytest.raises(ValueError, match=r"binary\.csv is not a table of scores: it is no text with commas"):
+        read_scores(tmp_path / "binary.csv")
     (tmp_path / "scores.csv").write_text("model,data\n")
-    with pytest.raises(ValueError, match="is not a table of scores: it has no column above"):
+    with pytest.raises(ValueError, match="is not a table of scores: it has no column above, command"):
         read_scores(tmp_path / "scores.csv")
     assert read_scores(tmp_path / "absent.csv") == []
 
@@ -120,8 +154,9 @@ def test_tables_3_and_4_explain_every_difference() -> None:
         assert float(row[3]) == pytest.approx(float(line["params_m_exact"]) - 20.736 * (line["model"] == "wrn_aib_cub"), abs=1e-7)
 
 
-def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["table", "1", "--runs", str(tmp_path / "absent.csv"), "--out", str(tmp_path / "t.md")]) == 0
+def test_the_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)  # where nothing was recorded yet
+    assert main(["table", "1", "--out", str(tmp_path / "t.md")]) == 0
     assert "4.10 / not run" in capsys.readouterr().out
     assert "| vgg_aib_qt | 4.10 / not run |" in (tmp_path / "t.md").read_text()
     assert main(["table", "3", "--out", str(tmp_path / "t.csv")]) == 0
@@ -133,6 +168,26 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     assert main(["table", "1", "--runs", str(tmp_path / "bad.csv")]) == 2
     assert "is not a table of runs: it has no column command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["1", "--runs", "absent.csv"], "there is no file absent.csv"),
+        (["1", "--versus", "vgg"], "--versus goes with --recipe"),
+        (["1", "--recipe", "mine", "--convention", "reference"], "--convention is for table 1, without --recipe"),
+        (["3", "--convention", "reference"], "--convention is for table 1"),
+        (["3", "--recipe", "mine"], "--recipe is for tables 1 and 2"),
+        (["1", "--threshold", "0.85"], "--threshold is for table 2"),
+        (["2", "--threshold", "0.8"], "threshold is 0.8; it must be one of 0.85, 0.9, 0.95"),
+        (["4", "--no-latency", "--device", "cuda"], "--device is for table 4, with its times"),
+        (["4", "--device", "foo"], "foo"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 def test_our_own_records_have_the_columns_of_today() -> None:

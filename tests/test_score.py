@@ -122,6 +122,12 @@ def test_the_command_prints_records_and_table_2_reads(run: Path, tmp_path: Path,
     assert rows[0]["command"].startswith("aib train --data ")
     assert main(words) == 0
     assert table.read_text() == first  # replaced, not added
+    assert main([*words, "--images", "8"]) == 2
+    assert "this run's scores on 40 images, and these are on 8; record them in another file" in capsys.readouterr().err
+    assert table.read_text() == first
+    assert main([*words, "--images", "8", "--seed", "1"]) == 0  # other edits: beside the others
+    assert table.read_text().splitlines()[0] == first.splitlines()[0]
+    assert len(table.read_text().splitlines()) == 2 * len(first.splitlines()) - 1
     capsys.readouterr()
     assert main(["table", "2", "--scores", str(table), "--recipe", "none"]) == 2
     assert "no recorded score of the recipe 'none' at 0.9" in capsys.readouterr().err
@@ -148,6 +154,8 @@ def test_a_plain_run_is_scored_by_its_explainers(plain: Path, capsys: pytest.Cap
         (["--against", "gradcam,gradcam"], "name every explainer once"),
         (["--other", "nowhere"], "nowhere"),
         (["--control-images", "1"], "control_images is 1; it must be at least 2"),
+        (["--record", "larger.npz"], "larger.npz"),
+        (["--record", "."], ". is a folder; name a file for the table"),
         (["--threshold", "0.8"], "threshold is 0.8; it must be one of 0.85, 0.9, 0.95"),
         (["--outside", "larger.npz"], "larger has 3 channels and size (20, 20); the run was trained on 3 and (16, 16)"),
     ],

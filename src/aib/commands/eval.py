@@ -45,9 +45,11 @@ def run(arguments: Sequence[str]) -> None:
     from aib.recipes import start_of
     from aib.train.device import choose_device
     from aib.train.evaluate import evaluate
-    from aib.train.record import record_run
+    from aib.train.record import COLUMNS, record_run
+    from aib.train.results_table import check_table
     from aib.train.run_folder import RunFolder
 
+    check_table(options.record, COLUMNS)
     result = evaluate(
         options.run, split=options.split, data=options.data, labels=options.labels, download=options.download,
         device=choose_device(options.device), samples=options.samples, seed=options.seed,

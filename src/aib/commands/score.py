@@ -40,13 +40,15 @@ def run(arguments: Sequence[str]) -> None:
 
     from aib.recipes import start_of
     from aib.train.device import choose_device
+    from aib.train.results_table import check_table
     from aib.train.run_folder import RunFolder
     from aib.train.score import score_run
-    from aib.train.score_record import record_scores
+    from aib.train.score_record import SCORE_COLUMNS, record_scores
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # a file or a pipe has no width to keep to
         console = Console(highlight=False, markup=False, width=160)
+    check_table(options.record, SCORE_COLUMNS)
     given = options.settings
     settings = replace(given, against=_separated(given.against), outside=_separated(given.outside))
     result = score_run(

@@ -16,6 +16,8 @@ from aib.commands.options import parse_options
 if TYPE_CHECKING:
     from aib.paper.tables import PaperTable
 
+THRESHOLDS = ("0.85", "0.9", "0.95")
+
 
 @dataclass(frozen=True)
 class TableOptions:
@@ -34,7 +36,7 @@ class TableOptions:
     threshold: float = 0.9
     """For table 2: cosine from which on a map counts as unchanged, 0.85, 0.9 or 0.95."""
     versus: str | None = None
-    """For table 1 with --recipe: the row the others are compared with, by its label; the first by default."""
+    """With --recipe: the row the others are compared with, by its label; the first by default."""
     latency: bool = True
     """For table 4: time a forward pass of each network on this machine."""
     device: str = "cpu"
@@ -49,31 +51,62 @@ def run(arguments: Sequence[str]) -> None:
     if options.out is not None and options.out.suffix not in (".csv", ".md"):
         raise ValueError(f"out is {options.out}; it must end in .csv or .md")
 
+    _check(options)
+
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from aib.paper.scores import read_scores, table2
+    from aib.paper.scores import compare_scores, read_scores, table2
     from aib.paper.tables import compare_runs, read_runs, table1, table3, table4
+    from aib.train.device import choose_device
 
     if options.number == 1:
         runs = read_runs(options.runs)
         found = compare_runs(runs, options.recipe, options.versus) if options.recipe else table1(runs, options.convention)
     elif options.number == 2:
-        found = table2(read_scores(options.scores), options.recipe, f"{options.threshold:g}")
+        scores, threshold = read_scores(options.scores), f"{options.threshold:g}"
+        found = compare_scores(scores, options.recipe, threshold, options.versus) if options.recipe else table2(scores, threshold)
     else:
-        found = table3() if options.number == 3 else table4(options.latency, device=options.device)
-    table = Table(*found.columns, box=box.SIMPLE_HEAD, title=found.title, title_justify="left", pad_edge=False)
+        found = table3() if options.number == 3 else table4(options.latency, device=choose_device(options.device))
+    table = Table(*found.columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in found.rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # a file or a pipe has no width to keep to
         console = Console(highlight=False, markup=False, width=200)
+    console.print(found.title, style="bold", soft_wrap=True)  # a title of the table itself is broken at the table's width
     console.print(table)
     console.print("\n".join(found.notes), soft_wrap=True)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(_as_text(found, options.out.suffix), encoding="utf-8")
+
+
+def _check(options: TableOptions) -> None:
+    """Refuse what would be ignored.
+
+    Raises:
+        ValueError: an option belongs to another table, the threshold is none that is recorded, or a table that was named is absent.
+    """
+    usual = TableOptions(options.number)
+    for name, needs, holds in (
+        ("runs", "is for table 1", options.number == 1),
+        ("scores", "is for table 2", options.number == 2),
+        ("threshold", "is for table 2", options.number == 2),
+        ("convention", "is for table 1, without --recipe", options.number == 1 and options.recipe is None),
+        ("recipe", "is for tables 1 and 2", options.number <= 2),
+        ("versus", "goes with --recipe", options.recipe is not None and options.number <= 2),
+        ("latency", "is for table 4", options.number == 4),
+        ("device", "is for table 4, with its times", options.number == 4 and options.latency),
+    ):
+        if not holds and getattr(options, name) != getattr(usual, name):
+            raise ValueError(f"--{name} {needs}")
+    if f"{options.threshold:g}" not in THRESHOLDS:
+        raise ValueError(f"threshold is {options.threshold:g}; it must be one of {', '.join(THRESHOLDS)}")
+    for path, default in ((options.runs, usual.runs), (options.scores, usual.scores)):
+        if path != default and not path.exists():
+            raise ValueError(f"there is no file {path}")
 
 
 def _as_text(table: PaperTable, suffix: str) -> str:

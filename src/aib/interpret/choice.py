@@ -80,7 +80,7 @@ def make_explainer(
 
 
 def cam_layer(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
-    """The layer Grad-CAM looks at by default: the last of `conv_layers` with at least 7x7 positions.
+    """The layer Grad-CAM looks at by default: of `conv_layers` with at least 7x7 positions, the last of the coarsest.
 
     Where all are coarser, the last of those with the most positions. Layers of one channel, gates and scores, are passed over
     where there are others. A default, not the best: `conv_layers` serves to search that.
@@ -89,11 +89,9 @@ def cam_layer(model: nn.Module, image_shape: tuple[int, int, int]) -> str:
         ValueError: the model has no such layer, or ``image_shape`` is malformed.
     """
     layers = _layers(model, image_shape)
-    fine = [name for name, (_, height, width) in layers if min(height, width) >= _LEAST_SIDE]
-    if fine:
-        return fine[-1]
-    most = max(height * width for _, (_, height, width) in layers)
-    return [name for name, (_, height, width) in layers if height * width == most][-1]
+    fine = [height * width for _, (_, height, width) in layers if min(height, width) >= _LEAST_SIDE]
+    wanted = min(fine) if fine else max(height * width for _, (_, height, width) in layers)
+    return [name for name, (_, height, width) in layers if height * width == wanted][-1]
 
 
 def bottleneck_layer(model: nn.Module, image_shape: tuple[int, int, int]) -> str:

@@ -167,7 +167,8 @@ def target_classes(target: Target, logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def conv_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[tuple[str, tuple[int, int, int]]]:
-    """Layers worth a Grad-CAM, for a search of the best one: the last at every spatial resolution, in forward order.
+    """Layers worth a Grad-CAM, for a search of the best one: the last at every spatial resolution, in forward order, of those with
+    several channels where there are such.
 
     Candidates are convolutions, normalisations and activations, and blocks that compute on their output themselves (a residual
     sum); what only pools or passes on is none. Of a plain classifier the attention site ``"features"`` is added. Left out are 1x1
@@ -210,7 +211,9 @@ def conv_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[tup
     finally:
         for handle in hooks:
             handle.remove()
-    last = {shape[1:]: name for name, shape in shapes.items()}
+    # a layer of one channel scores positions, as attention does, and has no channels to weigh: it counts where there is no other
+    ranked = sorted(shapes.items(), key=lambda item: item[1][0] > 1)
+    last = {shape[1:]: name for name, shape in ranked}
     return [(name, shape) for name, shape in shapes.items() if name == site or name == last[shape[1:]]]
 
 

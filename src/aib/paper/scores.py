@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from aib.paper.tables import PaperTable, mean_of_seeds, published, read_recorded
+from aib.interpret.intervals import paired_difference
+from aib.paper.tables import PaperTable, changes, mean_of_seeds, published, read_recorded, signed_interval, unchanged
 
-__all__ = ["read_scores", "table2"]
+__all__ = ["compare_scores", "read_scores", "table2"]
 
 OWN_MAP = "own map"
 """The source of the rows that count: not an explainer's."""
@@ -15,7 +16,18 @@ OWN_MAP = "own map"
 USUAL_RADIUS = {"low frequencies": "12", "high frequencies": "4"}
 """Of `aib score` for images of 32 pixels; the paper does not print its radii."""
 
-COLUMNS = ("model", "data", "recipe", "seed", "source", "edit", "size", "threshold", "score", "excess", "above")
+COLUMNS = (
+    "data", "evaluated_on", "split", "model", "recipe", "seed", "score_seed", "source", "edit", "size", "threshold", "n", "score",
+    "excess", "above", "command",
+)  # fmt: skip
+
+NUMBERS = ("score", "excess", "above")
+MEANINGS = (
+    "ours: share of the images with an unchanged prediction whose map is unchanged too; a map that never changes has 100",
+    "excess: that share less the share with the map of another image; a map that never changes has 0",
+    "above the best control: the excess less that of the control that has most of it; aib score names it",
+    "means over seeds with 95 % t intervals, and how many; size: side of the window, or radius in cycles an image",
+)
 
 
 def read_scores(path: Path) -> list[dict[str, str]]:
@@ -23,50 +35,89 @@ def read_scores(path: Path) -> list[dict[str, str]]:
     return read_recorded(path, "scores", COLUMNS)
 
 
-def table2(scores: Sequence[Mapping[str, str]], recipe: str | None = None, threshold: str = "0.9") -> PaperTable:
-    """Interpretability scores in per cent, and what they are worth.
+def table2(scores: Sequence[Mapping[str, str]], threshold: str = "0.9") -> PaperTable:
+    """Interpretability scores of the paper's recipes in per cent, published beside ours, and what they are worth.
 
     Args:
-        scores: of `read_scores`.
-        recipe: whose runs count, of all models; by default those of the paper's recipes, beside every published value.
+        scores: of `read_scores`; those of the recipes ``paper/...`` and ``reference/...`` count, with no option changed.
         threshold: cosine from which on a map counts as unchanged; the published code has 0.85, 0.9 and 0.95.
-
-    Raises:
-        ValueError: no score was recorded for the recipe or the threshold.
     """
-    found: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
-    for row in scores:
-        wanted = row["recipe"] == recipe if recipe is not None else row["recipe"].startswith(("paper/", "reference/"))
-        if wanted and row["source"] == OWN_MAP and row["threshold"] == threshold:
+    found: dict[tuple[str, ...], dict[str, Mapping[str, str]]] = {}
+    for row in _counted(scores, threshold):
+        if row["recipe"].startswith(("paper/", "reference/")) and unchanged(row):
             size = "" if USUAL_RADIUS.get(row["edit"]) == row["size"] else row["size"]
-            found.setdefault((row["model"], row["data"], row["edit"], size), []).append(row)
-    if recipe is not None and not found:
-        known = sorted({row["recipe"] for row in scores if row["recipe"]})
-        raise ValueError(
-            f"no recorded score of the recipe {recipe!r} at {threshold}; there are scores of {', '.join(known) or 'none'}"
-        )
+            found.setdefault((row["model"], row["data"], row["edit"], size), {})[row["command"]] = row
     lines: dict[tuple[str, ...], str] = {
         (line["model"], line["data"], line["edit"], line["size"]): line["score"] for line in published("table2")
     }
     keys = [*lines, *(key for key in found if key not in lines)]
-    if recipe is not None:
-        trained = {key[:2] for key in found}
-        keys = sorted((key for key in keys if key[:2] in trained), key=lambda key: (key[1], key[0]))
-    rows = []
-    for key in keys:
-        numbers = {
-            name: [100 * float(row[name]) for row in found.get(key, []) if row[name]] for name in ("score", "excess", "above")
-        }
-        rows.append((*key[:3], key[3] or "–", lines.get(key) or "–", *(mean_of_seeds(values) for values in numbers.values())))
+    rows = [(*key[:3], key[3] or "–", lines.get(key) or "–", *_means(found.get(key, {}).values())) for key in keys]
     return PaperTable(
-        f"Table 2. Interpretability score in per cent (cosine {threshold})" + (f", recipe {recipe}" if recipe is not None else ""),
+        f"Table 2. Interpretability score in per cent (cosine {threshold})",
         ("model", "data", "edit", "size", "published", "ours", "excess", "above the best control"),
         tuple(rows),
-        (
-            "ours: share of the images with an unchanged prediction whose map is unchanged too; a map that never changes has 100",
-            "excess: that share less the share with the map of another image; a map that never changes has 0",
-            "above the best control: the excess less that of the best of uniform, centred, edge and random maps and of the network "
-            "untrained",
-            "means over seeds with 95 % t intervals, and how many; size: side of the window, or radius in cycles an image",
-        ),
+        MEANINGS,
     )
+
+
+def compare_scores(
+    scores: Sequence[Mapping[str, str]], recipe: str, threshold: str = "0.9", first: str | None = None
+) -> PaperTable:
+    """Scores of all recorded runs of one recipe, whatever was changed on its command line, with paired differences.
+
+    Args:
+        scores: of `read_scores`.
+        recipe: name of the recipe.
+        threshold: see `table2`.
+        first: label of the row of every edit that the others are compared with; the first one by default.
+
+    Raises:
+        ValueError: no score was recorded for the recipe at the threshold, or there is no such row.
+    """
+    found: dict[tuple[str, ...], dict[str, dict[int, Mapping[str, str]]]] = {}
+    for row in _counted(scores, threshold):
+        if row["recipe"] == recipe:
+            labels = found.setdefault((row["data"], row["edit"], row["size"]), {})
+            labels.setdefault(" ".join([row["model"], *changes(row)]), {})[int(row["seed"])] = row
+    if not found:
+        known = sorted({row["recipe"] for row in scores if row["recipe"]})
+        raise ValueError(
+            f"no recorded score of the recipe {recipe!r} at {threshold}; there are scores of {', '.join(known) or 'none'}"
+        )
+    every = list(dict.fromkeys(label for labels in found.values() for label in labels))
+    if first is not None and first not in every:
+        raise ValueError(f"no row {first!r}; there are {', '.join(every)}")
+    first = first or every[0]
+    rows = []
+    for key, labels in sorted(found.items(), key=lambda item: (*item[0][:2], float(item[0][2]))):
+        base = labels.get(first, {})
+        for label in sorted(labels, key=every.index):
+            mine = labels[label]
+            shared = [seed for seed, row in mine.items() if seed in base and row["excess"] and base[seed]["excess"]]
+            difference = ""
+            if label != first and shared:
+                ours, theirs = ([100 * float(group[seed]["excess"]) for seed in shared] for group in (mine, base))
+                difference = signed_interval(paired_difference(ours, theirs))
+            rows.append((*key, label, *_means(mine.values()), difference))
+    return PaperTable(
+        f"Recorded scores of {recipe} in per cent (cosine {threshold})",
+        ("data", "edit", "size", "model and changes", "ours", "excess", "above the best control", f"excess minus {first}"),
+        tuple(rows),
+        (*MEANINGS, "differences are paired by seed"),
+    )
+
+
+def _counted(scores: Iterable[Mapping[str, str]], threshold: str) -> list[Mapping[str, str]]:
+    """One row for a run, an edit and a size: on the test images of the run's own data, of most images, of the lowest seed."""
+    found: dict[tuple[str, ...], Mapping[str, str]] = {}
+    for row in sorted(scores, key=lambda row: (-int(row["n"]), int(row["score_seed"]))):
+        own = row["evaluated_on"] == row["data"] and row["split"] == "test" and row["source"] == OWN_MAP
+        if own and row["threshold"] == threshold:
+            found.setdefault((row["command"], row["edit"], row["size"]), row)
+    return list(found.values())
+
+
+def _means(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """Score, excess and what is above the best control, over seeds."""
+    rows = list(rows)
+    return [mean_of_seeds([100 * float(row[name]) for row in rows if row[name]]) for name in NUMBERS]

@@ -20,6 +20,7 @@ from torch import nn
 from aib.classifier import Classifier
 from aib.interpret.intervals import mean_interval, paired_difference
 from aib.models import create_model
+from aib.recipes import list_recipes
 from aib.train.macs import count_macs
 
 __all__ = [
@@ -29,15 +30,23 @@ __all__ = [
     "compare_runs",
     "mean_of_seeds",
     "published",
+    "read_recorded",
     "read_runs",
+    "signed_interval",
     "table1",
     "table3",
     "table4",
+    "unchanged",
 ]
 
 FOLDER = Path(__file__).resolve().parent / "published"
 NOT_RUN = "not run"
 CONVENTIONS = ("paper", "reference")
+
+NO_CHANGE = (
+    "recipe", "seed", "data", "root", "model", "download", "workers", "precision", "channels-last", "compile", "devices", "nodes",
+)  # fmt: skip
+"""Options of a recorded command that leave it a run of its recipe."""
 
 NAMES = {"vgg_aib_cub": "vgg_aib (CUB)", "wrn_aib_cub": "wrn_aib (CUB)"}
 
@@ -80,11 +89,16 @@ def read_recorded(path: Path, what: str, columns: Iterable[str]) -> list[dict[st
     """
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := set(columns) - set(reader.fieldnames or ()):
-            raise ValueError(f"{path} is not a table of {what}: it has no column {', '.join(sorted(missing))}")
-        return list(reader)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if missing := set(columns) - set(reader.fieldnames or ()):
+                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+            return list(reader)
+    except (UnicodeDecodeError, csv.Error):
+        raise ValueError(f"{path} is not a table of {what}: it is no text with commas") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not a table of {what}: {error}") from None
 
 
 def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> PaperTable:
@@ -100,6 +114,7 @@ def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> Pape
     if convention not in CONVENTIONS:
         raise ValueError(f"convention is {convention!r}; it must be {' or '.join(CONVENTIONS)}")
     rows = []
+    recipes = {recipe.name for recipe in list_recipes()}
     lines = published("table1")
     columns = list(lines[0])[1:]
     for line in lines:
@@ -107,13 +122,14 @@ def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> Pape
         for column in columns:
             data, _, split = column.partition("_")
             trained, evaluated = ("cifar10", "stl10-by-index") if data == "stl10" else (data, data)
-            names = {f"{kind}/{trained}/{line['model']}" for kind in ("paper", convention)}
-            errors = [
-                100 * float(run["error"]) for run in runs
-                if run["recipe"] in names and unchanged(run) and on_mean_path(run)
+            name = f"{trained}/{line['model']}"
+            recipe = f"{convention}/{name}" if f"{convention}/{name}" in recipes else f"paper/{name}"
+            errors = {
+                run["seed"]: 100 * float(run["error"]) for run in runs
+                if run["recipe"] == recipe and unchanged(run) and on_mean_path(run)
                 and run.get("evaluated_on", run["data"]) == evaluated and run["split"] == (split or "test")
-            ]  # fmt: skip
-            cells.append(f"{line[column] or '–'} / {mean_of_seeds(errors)}" if line[column] or errors else "–")
+            }  # fmt: skip
+            cells.append(f"{line[column] or '–'} / {mean_of_seeds(errors.values())}" if line[column] or errors else "–")
         rows.append((line["model"], *cells))
     return PaperTable(
         f"Table 1. Test error in per cent, published / ours ({convention} recipes)",
@@ -167,7 +183,7 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
         difference = ""
         if mine is not base and shared:
             ours, theirs = ([100 * float(group[seed]["error"]) for seed in shared] for group in (mine, base))
-            difference = _interval(paired_difference(ours, theirs), signed=True)
+            difference = signed_interval(paired_difference(ours, theirs))
         rates = [float(run["rate_bits"]) for run in mine.values() if run["rate_bits"]]
         rows.append((label, mean_of_seeds(errors), difference, f"{statistics.fmean(rates):.1f}" if rates else ""))
     return PaperTable(
@@ -226,7 +242,10 @@ def unchanged(run: Mapping[str, str]) -> bool:
 
 
 def changes(run: Mapping[str, str]) -> list[str]:
-    """Options of a recorded command beside the recipe, its model, the seed and where the data lie: ``beta 0.0``."""
+    """Options of a recorded command beside the recipe, its model, the seed, the machine's and where the data lie: ``beta 0.0``.
+
+    Arithmetic, memory order and the number of devices are the machine's: a row of table 1 stays one on a GPU.
+    """
     words = shlex.split(run["command"])[2:]
     found: list[str] = []
     for word in words:
@@ -234,8 +253,7 @@ def changes(run: Mapping[str, str]) -> list[str]:
             found.append(word[2:])
         elif found:
             found[-1] += f" {word}"
-    left_out = ("recipe ", "seed ", "data ", "root ", "model ", "download", "workers ")
-    return [change for change in found if not f"{change} ".startswith(left_out)]
+    return [change for change in found if change.split()[0].removeprefix("no-") not in NO_CHANGE]
 
 
 def mean_of_seeds(values: Iterable[float]) -> str:
@@ -243,13 +261,14 @@ def mean_of_seeds(values: Iterable[float]) -> str:
     numbers = list(values)
     if not numbers:
         return NOT_RUN
-    return f"{_interval(mean_interval(numbers))} ({len(numbers)})"
+    mean, low, high = mean_interval(numbers)
+    return f"{mean:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low == low else "") + f" ({len(numbers)})"
 
 
-def _interval(values: tuple[float, float, float], signed: bool = False) -> str:
+def signed_interval(values: tuple[float, float, float]) -> str:
+    """A difference with its interval, where there is one."""
     mean, low, high = values
-    ends = f" [{low:.2f}, {high:.2f}]" if low == low else ""
-    return f"{mean:+.2f}{ends}" if signed else f"{mean:.2f}{ends}"
+    return f"{mean:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if low == low else "")
 
 
 def _on_meta(line: Mapping[str, str]) -> Classifier:

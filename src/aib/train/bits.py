@@ -70,10 +70,12 @@ def open_outside(run: LoadedRun, names: Sequence[str]) -> list[DataBundle]:
     """Data sets that the run has not seen.
 
     Raises:
-        ValueError: one is unknown, or has other channels or another image size than the run's.
+        ValueError: one is unknown, is the run's own, or has other channels or another image size than the run's.
     """
     found = []
     for name in names:
+        if name in (run.folder.config.data.data, run.card["data"]):
+            raise ValueError(f"{name} is what the run was trained on; --outside takes data that it has not seen")
         bundle = open_data(name, root=Path(run.folder.config.data.root), val_fraction=None)
         if (bundle.channels, tuple(bundle.image_size)) != (run.card["channels"], run.image_size):
             raise ValueError(

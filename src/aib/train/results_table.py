@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from aib.train.checkpoint import write_text
 
-__all__ = ["update_table"]
+__all__ = ["check_table", "update_table"]
+
+
+def check_table(path: Path | None, columns: Sequence[str]) -> None:
+    """Refuse a file that `update_table` would refuse, before the work that is to go there.
+
+    Raises:
+        ValueError: ``path`` is a file with other columns, or a folder.
+    """
+    if path is not None:
+        _read(path, columns)
 
 
 def update_table(
-    path: Path, columns: Sequence[str], key: Sequence[str], order: Sequence[str], rows: Sequence[Mapping[str, object]]
+    path: Path,
+    columns: Sequence[str],
+    key: Sequence[str],
+    order: Sequence[str],
+    rows: Sequence[Mapping[str, object]],
+    *,
+    refuse: Callable[[Mapping[str, str], Mapping[str, str]], str | None] = lambda kept, new: None,
 ) -> None:
     """Add ``rows`` to the table, in place of older ones with the same key.
 
@@ -25,16 +41,22 @@ def update_table(
         key: columns that tell one result from another.
         order: columns that the table is sorted by, as text.
         rows: with a value for every column.
+        refuse: of a row that is there and the one to take its place, why it must not, or None.
 
     Raises:
-        ValueError: ``path`` is a file with other columns.
+        ValueError: ``path`` is a file with other columns, or a line of it with more or fewer values, or a row was refused; the
+            table is as it was.
         OSError: it cannot be written.
     """
     texts = [{column: str(row[column]) for column in columns} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # of several evaluations at once, none may lose another's row
         kept = _read(path, columns)
-        new = {tuple(text[k] for k in key) for text in texts}
+        new = {tuple(text[k] for k in key): text for text in texts}
+        for row in kept:
+            mine = tuple(row[k] for k in key)
+            if mine in new and (reason := refuse(row, new[mine])):
+                raise ValueError(f"{path} is left as it was: {reason}")
         merged = [row for row in kept if tuple(row[k] for k in key) not in new] + texts
         merged.sort(key=lambda row: [row[column] for column in order])
         buffer = io.StringIO()
@@ -47,8 +69,16 @@ def update_table(
 def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise ValueError(f"{path} is another table; the columns of this one are {', '.join(columns)}")
-        return list(reader)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file for the table")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != tuple(columns):
+                raise ValueError(f"it is another table; the columns of this one are {', '.join(columns)}")
+            rows = list(reader)
+            if any(set(row) != set(columns) or None in row.values() for row in rows):
+                raise ValueError("a line has more or fewer values than there are columns")
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be added to: {error}") from None
+    return rows

@@ -93,6 +93,7 @@ def score_run(
     outside = open_outside(job.run, settings.outside)
     result: dict[str, Any] = {
         "model": job.run.card["name"], "data": job.bundle.name, "split": settings.split, "n": len(job.split),
+        "labels": label_convention(job.run, settings.data, settings.labels),
         "seed": settings.seed, "own": OWN_MAP if job.run.model.has_map else None, "against": list(settings.against),
         "controls": list(CONTROLS), "thresholds": list(THRESHOLDS), "image_size": list(job.run.image_size),
     }  # fmt: skip
@@ -234,6 +235,8 @@ def _patches(other: str | None, run: LoadedRun, bundle: DataBundle, largest: int
     """Pixels (M, C, H, W) of the other data set by its name in an edit; by default of one that has windows as large."""
     if other == NO_OTHER:
         return {}
+    if other in (run.folder.config.data.data, run.card["data"]):
+        raise ValueError(f"other is {other!r}, which the run was trained on; windows of another data set are filled from another")
     root = Path(run.folder.config.data.root)
     found = None
     for name in (other,) if other is not None else ("svhn", "clutter"):

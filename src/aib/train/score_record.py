@@ -14,16 +14,18 @@ from aib.train.run_folder import RunFolder, environment
 __all__ = ["SCORE_COLUMNS", "record_scores"]
 
 SCORE_COLUMNS = (
-    "data", "model", "recipe", "seed", "source", "edit", "size", "threshold", "n", "unchanged", "score", "score_low", "score_high",
+    "data", "evaluated_on", "split", "model", "recipe", "seed", "score_seed", "source", "edit", "size", "threshold", "n",
+    "unchanged", "score", "score_low", "score_high",
     "other", "excess", "excess_low", "excess_high", "cosine", "best_control", "control_n", "above", "above_low", "above_high",
     "hardware", "torch", "aib", "commit", "date", "command",
 )  # fmt: skip
-KEY = ("data", "source", "edit", "size", "threshold", "command")
-ORDER = ("data", "model", "recipe", "command", "source", "edit", "size", "threshold")
+KEY = ("data", "evaluated_on", "split", "score_seed", "source", "edit", "size", "threshold", "command")
+ORDER = ("data", "model", "recipe", "command", "evaluated_on", "split", "score_seed", "source", "edit", "size", "threshold")
 
 
 def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: TrainConfig) -> None:
-    """Add the rows of a scored run to ``table``, in place of older ones; scores are fractions, empty where nothing counts.
+    """Add the rows of a scored run to ``table``, in place of older ones of as many images or fewer; scores are fractions, empty
+    where nothing counts.
 
     ``above`` is the excess less that of the best control, over the ``control_n`` images that controls were measured on.
 
@@ -34,12 +36,12 @@ def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: Trai
         base: what the run's options are compared with for its command: its recipe, or the defaults.
 
     Raises:
-        ValueError: ``table`` is another table.
+        ValueError: ``table`` is another table, or holds scores of the run on more images.
         OSError: it cannot be written.
     """
     folder = RunFolder.open(path)
     config, made = folder.config, environment("", "")
-    known = folder.read_json("environment.json")
+    known, card = folder.read_json("environment.json"), folder.read_json("model.json")
     beside = {(c["source"], c["edit"], c["size"]): c for c in result["beside_controls"]["comparisons"]}
     own = result.get("consistency", {"rows": []})["rows"]
     explained = [row for row in result["beside_controls"]["rows"] if row["source"] in result["against"]]
@@ -49,8 +51,10 @@ def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: Trai
         for threshold, numbers in row["thresholds"].items():
             best = comparison[threshold]["excess"]
             rows.append({
-                "data": result["data"], "model": result["model"], "recipe": config.run.recipe or "", "seed": config.run.seed,
-                "source": row["source"], "edit": row["edit"], "size": f"{row['size']:g}", "threshold": threshold, "n": row["n"],
+                "data": card["data"], "evaluated_on": result["data"] + (f"-{result['labels']}" if result["labels"] else ""),
+                "split": result["split"], "model": result["model"], "recipe": config.run.recipe or "", "seed": config.run.seed,
+                "score_seed": result["seed"], "source": row["source"], "edit": row["edit"], "size": f"{row['size']:g}",
+                "threshold": threshold, "n": row["n"],
                 "unchanged": row["unchanged"], **_ends("score", numbers["score"]),
                 "other": "" if numbers["other"] is None else round(numbers["other"][0], 5),
                 **_ends("excess", numbers["excess"]), "cosine": "" if row["cosine_own"] is None else round(row["cosine_own"], 4),
@@ -59,7 +63,14 @@ def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: Trai
                 "hardware": known["device"] if known["device"] != "cpu" else known["cpu"], "torch": made["torch"],
                 "aib": made["aib"], "commit": made["commit"] or "", "date": made["date"], "command": command_line(config, base),
             })  # fmt: skip
-    update_table(table, SCORE_COLUMNS, KEY, ORDER, rows)
+    update_table(table, SCORE_COLUMNS, KEY, ORDER, rows, refuse=_fewer_images)
+
+
+def _fewer_images(kept: Mapping[str, str], new: Mapping[str, str]) -> str | None:
+    """Why a row is not replaced: a trial on few images must not take the place of the result."""
+    if int(new["n"]) >= int(kept["n"]):
+        return None
+    return f"it holds this run's scores on {kept['n']} images, and these are on {new['n']}; record them in another file"
 
 
 def _ends(name: str, values: list[float] | None) -> dict[str, object]:
