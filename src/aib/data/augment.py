@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["channel_statistics", "normalize", "random_crop", "random_flip"]
+__all__ = ["Among", "channel_statistics", "normalize", "random_crop", "random_flip"]
+
+Among = tuple[int, slice]
+"""Which images of a batch of so many are there: each is drawn what it would be drawn in the whole batch."""
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -51,14 +54,16 @@ def channel_statistics(batches: Iterable[Tensor]) -> tuple[tuple[float, ...], tu
     return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1 / 255).tolist())
 
 
-def random_flip(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Each image (N, C, H, W) mirrored left to right with probability 1/2."""
-    flip = torch.rand(len(images), device=images.device, generator=generator) < 0.5
+def random_flip(images: Tensor, generator: torch.Generator | None = None, among: Among | None = None) -> Tensor:
+    """Each image (N, C, H, W) mirrored left to right with probability 1/2; ``among`` where they are a share of a batch."""
+    count, which = among or (len(images), slice(None))
+    flip = torch.rand(count, device=images.device, generator=generator)[which] < 0.5
     return torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
 
 
-def random_crop(images: Tensor, pad: int, generator: torch.Generator | None = None) -> Tensor:
-    """Each image (N, C, H, W) padded by reflection and cropped back to (H, W) at its own random place.
+def random_crop(images: Tensor, pad: int, generator: torch.Generator | None = None, among: Among | None = None) -> Tensor:
+    """Each image (N, C, H, W) padded by reflection and cropped back to (H, W) at its own random place; ``among`` where they are a
+    share of a batch.
 
     Raises:
         ValueError: ``pad`` is not smaller than the image.
@@ -70,8 +75,9 @@ def random_crop(images: Tensor, pad: int, generator: torch.Generator | None = No
         raise ValueError(f"crop padding is {pad}; it must be between 0 and {min(h, w) - 1} for {h}x{w} images")
     # reflect padding has no uint8 kernel: take the reflected rows and columns by index instead, and the crop with them
     device = images.device
-    top = torch.randint(0, 2 * pad + 1, (n, 1), device=device, generator=generator) - pad
-    left = torch.randint(0, 2 * pad + 1, (n, 1), device=device, generator=generator) - pad
+    count, which = among or (n, slice(None))
+    top = torch.randint(0, 2 * pad + 1, (count, 1), device=device, generator=generator)[which] - pad
+    left = torch.randint(0, 2 * pad + 1, (count, 1), device=device, generator=generator)[which] - pad
     rows = _reflect(torch.arange(h, device=device) + top, h)
     columns = _reflect(torch.arange(w, device=device) + left, w)
     picked = torch.gather(images, 2, rows.view(n, 1, h, 1).expand(n, c, h, w))

@@ -146,8 +146,10 @@ class RunConfig:
     """Seed of the start, the order, the augmentation and the noise."""
     device: str = "auto"
     """cpu, cuda, mps, or auto for the best at hand."""
-    devices: int = 1
-    """Number of devices."""
+    devices: int | None = None
+    """Devices of this machine, a process on each; by default one, or as many as torchrun or srun starts."""
+    accumulate: int | None = None
+    """Parts that a process takes its images of a step in, one after the other: the same batch with less memory; by default one."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic of the network; attention statistics, rate and anchors stay in float32."""
     channels_last: bool | None = None
@@ -191,7 +193,8 @@ class TrainConfig:
             ("workers", d.workers, 0, 256),
             ("split_seed", d.split_seed, 0, 2**32 - 1),
             ("seed", r.seed, 0, 2**32 - 1),
-            ("devices", r.devices, 1, 1024),
+            ("devices", 1 if r.devices is None else r.devices, 1, 1024),
+            ("accumulate", 1 if r.accumulate is None else r.accumulate, 1, 1e6),
             ("checkpoint_minutes", r.checkpoint_minutes, 0, 1e6),
         ):
             if not low <= value <= high:
@@ -204,7 +207,7 @@ class TrainConfig:
             raise ValueError(f"val_fraction is {d.val_fraction}; it must lie between 0 and 1")
 
 
-MACHINE = ("device", "devices", "checkpoint_minutes", "quiet")
+MACHINE = ("device", "devices", "accumulate", "checkpoint_minutes", "quiet")
 """Options of `RunConfig` that do not belong to the run but to where and how it goes on."""
 
 

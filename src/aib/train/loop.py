@@ -1,12 +1,14 @@
 """The training loop: set up, fit, validate, keep. One loop, visible in one file, on Lightning Fabric.
 
 Everything random in a step is a function of (seed, step): the order of the images, their augmentation and the noise of attention
-and latent. A resumed run therefore needs no generator state, and continues bit for bit on the CPU.
+and latent. A resumed run therefore needs no generator state, and continues bit for bit on the CPU. Several processes share every
+batch (`aib.train.shares`), validate a share each, and end together (`aib.train.watch`).
 """
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aib.classifier import AttentiveClassifier, Classifier, Details
+from aib.classifier import AttentiveClassifier, Classifier, Details, Noise
 from aib.data.augment import normalize, random_crop, random_flip
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
+from aib.train.agreement import Agreement
 from aib.train.checkpoint import link, load_checkpoint, save_checkpoint
 from aib.train.checks import (
     check_apart,
@@ -31,22 +34,22 @@ from aib.train.checks import (
 )
 from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
-from aib.train.fabric import ForwardDetails, compiled_forward, make_fabric
+from aib.train.fabric import ForwardDetails, compiled_forward, meet
 from aib.train.optim import build_optimizer, lr_factor, warmed_share
 from aib.train.predict import predict, summarize
+from aib.train.processes import read_world
 from aib.train.progress import TrainingDisplay, epoch_line
 from aib.train.revival import revive_anchors
 from aib.train.run_data import open_training_data
 from aib.train.run_folder import RunFolder, default_name, environment
 from aib.train.running import RunningMeans
+from aib.train.shares import Sharing
 from aib.train.start import describe, start_network
-from aib.train.stopping import StopRequest
+from aib.train.stopping import Interrupted, StopRequest
+from aib.train.watch import Watch
 from aib.train.weights import save_weights
 
 __all__ = ["DivergedError", "Interrupted", "train"]
-
-STEPS_BETWEEN_AGREEMENTS = 10
-"""Steps after which several processes ask each other whether one was told to stop."""
 
 CONTENT = ("model", "optimizer", "state", "running")
 """What a checkpoint of a training holds, at least."""
@@ -60,10 +63,6 @@ SKIPPED_SHOWN = 20
 
 class DivergedError(ValueError):
     """The loss became infinite or not a number."""
-
-
-class Interrupted(Exception):  # noqa: N818 (not an error: the run is saved and can go on)
-    """The run was stopped from outside, after saving; the message says how to go on."""
 
 
 @dataclass
@@ -95,18 +94,21 @@ def train(
         ValueError: bad input of any kind, in one line.
         DivergedError: the loss left the numbers; the last good checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM; the run is saved.
+        ConnectionError: another process of the run is gone.
     """
+    world, devices = read_world(os.environ), config.run.devices  # those given now: a launcher need not start as many as last time
+    first = world.rank == 0
     if resume is not None:
         folder = RunFolder.open(resume)
         config = with_machine(folder.config, config)
     else:
         folder = RunFolder(Path(config.run.out or f"runs/{default_name(config)}"))
-        folder.check_free()
-        if bundle is None:
+        if first:
+            folder.check_free()
+        if first and bundle is None:
             check_apart(folder.path, config.data.data)
-    fabric = make_fabric(config)
-    first = fabric.global_rank == 0
-    with ExitStack() as held:
+    world, fabric = meet(config, devices, world)
+    with Watch(world, fabric.broadcast, (Interrupted, DivergedError), folder.advice), ExitStack() as held:
         state = None
         if resume is not None:
             if first:
@@ -123,7 +125,7 @@ def train(
                 folder.create(config)
                 held.enter_context(folder.locked())
         if first and not folder.has("environment.json"):
-            folder.write_json("environment.json", environment(str(fabric.device), config.run.precision))
+            folder.write_json("environment.json", environment(str(fabric.device), config.run.precision, world.size))
         card = describe(config, bundle, model)
         return _Fit(config, folder, fabric, model, bundle, card, state, title).run()
 
@@ -173,7 +175,13 @@ class _Fit:
         self.wrapped, self.optimizer = fabric.setup(ForwardDetails(self.model, forward), optimizer)
         if saved is not None and saved.get("precision"):
             fabric.strategy.precision.load_state_dict(saved["precision"])
+        self.agreement = Agreement(self.world, device, self._sum, self.state.step)
         length = len(bundle.train)
+        self.sharing = Sharing(
+            self.world, self.rank, config.run.accumulate or 1, min(config.optim.batch_size, length), self.model,
+            (bundle.channels, *bundle.image_size),
+        )  # fmt: skip
+        self.val = self.sharing.of_validation(self.bundle.val)
         self.per_epoch = len(batch_indices(torch.arange(length), config.optim.batch_size, drop_last=True))
         if self.state.step != self.state.epoch * self.per_epoch + self.state.batch:
             raise ValueError(f"{folder.path} was trained on another number of images; put the data back, or start a new run")
@@ -213,14 +221,14 @@ class _Fit:
         synced = time.monotonic()
         order = epoch_order(len(bundle.train), config.run.seed, state.epoch)
         batches = batch_indices(order, config.optim.batch_size, drop_last=True)
-        batches = [positions[self.rank :: self.world] for positions in batches]  # of each batch, every process its share
+        batches = [positions[self.sharing.share] for positions in batches]  # of each batch, every process its share
         self.wrapped.train()
         epoch_seed = _mix(config.run.seed, state.epoch)
         for batch in bundle.train.batches(batches[seen_before:], train=True, seed=epoch_seed):
             factor = lr_factor(state.step, self.per_epoch, config.optim)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-            torch.manual_seed(_mix(config.run.seed, state.step, 1 + self.rank))
+            torch.manual_seed(_mix(config.run.seed, state.step, 1))
             parts, errors = self._step(batch.images, batch.labels, warmed_share(state.step, self.per_epoch, config.optim))
             self.running.add(parts, errors, len(batch.labels), state.step)
             state.step += 1
@@ -232,7 +240,10 @@ class _Fit:
                     self._check_finite()
                 speed = state.batch * config.optim.batch_size / max(1e-9, now - began)
                 self.display.step(state.step, {**self.running.means(), **self.anchors, "images_per_second": speed})
-            stopping, due = self._agreed(self.stop.asked, now - self.saved_at > 60 * config.run.checkpoint_minutes)
+            if self.agreement.is_due(state.step):
+                self._check_finite()
+            late = now - self.saved_at > 60 * config.run.checkpoint_minutes
+            stopping, due = self.agreement.wishes(state.step, self.stop.asked, late)
             if stopping or due:
                 self._check_finite()
                 self._check_weights()
@@ -248,7 +259,8 @@ class _Fit:
             for buffer in self.model.buffers():  # the running statistics of the first process, which validates for all
                 torch.distributed.broadcast(buffer, 0)
         numbers = self.running.means()
-        predictions = predict(self.model, bundle.val, bundle.mean, bundle.std, device=self.device)
+        shared = predict(self.model, self.val, bundle.mean, bundle.std, device=self.device)
+        predictions = self.sharing.gathered(shared, bundle.val.labels, self.model, self._sum)
         val = summarize(predictions)
         self.anchors = {name: val[name] for name in ("anchors_used",) if name in val}
         if strange := [name for name, value in val.items() if not math.isfinite(value)]:
@@ -280,21 +292,33 @@ class _Fit:
         optim, bundle = self.config.optim, self.bundle
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         if self.config.data.crop_padding:
-            images = random_crop(images, self.config.data.crop_padding)
+            images = random_crop(images, self.config.data.crop_padding, among=self.sharing.among)
         if self.flip:
-            images = random_flip(images)
-        inputs = normalize(images, bundle.mean, bundle.std)
-        details = Details(**self.wrapped(inputs))
-        parts = objective(
-            details, labels, share * optim.beta, lambda_anchor=optim.lambda_anchor, lambda_commitment=optim.lambda_commitment,
-            lambda_sparsity=share * optim.lambda_sparsity, kl=optim.kl, label_smoothing=optim.label_smoothing,
-        )  # fmt: skip
+            images = random_flip(images, among=self.sharing.among)
+        noise = self.sharing.noise()
+        if self.world > 1:  # what the network itself draws, such as dropout, is each process's own
+            torch.manual_seed(_mix(self.config.run.seed, self.state.step, 2 + self.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(parts["loss"])
+        done = []
+        for cut, weight in (cuts := self.sharing.parts(len(labels))):
+            inputs = normalize(images[cut], bundle.mean, bundle.std)
+            given = () if noise is None else (Noise(noise.attention[:, cut], noise.latent[:, :, cut]),)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=self.world > 1 and cut is not cuts[-1][0]):
+                details = Details(**self.wrapped(inputs, *given))
+                parts = objective(
+                    details, labels[cut], share * optim.beta, lambda_anchor=optim.lambda_anchor,
+                    lambda_commitment=optim.lambda_commitment, lambda_sparsity=share * optim.lambda_sparsity, kl=optim.kl,
+                    label_smoothing=optim.label_smoothing,
+                )  # fmt: skip
+                self.fabric.backward(parts["loss"] * weight if self.sharing.cut else parts["loss"])
+            done.append((parts, (details.logits.detach().argmax(1) != labels[cut]).sum(), len(inputs) / len(labels)))
         if optim.clip_norm is not None:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=optim.clip_norm)
         self.optimizer.step()
-        return parts, (details.logits.detach().argmax(1) != labels).sum()
+        if len(done) == 1:
+            return done[0][:2]
+        means = {name: torch.stack([part[name].detach() * weight for part, _, weight in done]).sum() for name in done[0][0]}
+        return means, torch.stack([errors for _, errors, _ in done]).sum()
 
     def _check_finite(self) -> None:
         """Stop on a diverged loss.
@@ -311,7 +335,10 @@ class _Fit:
 
     def _check_weights(self) -> None:
         """As `_check_finite` before weights are kept: a finite loss does not mean that the step after it ended well."""
-        if not finite_weights(self.model):
+        finite = finite_weights(self.model)
+        if self.world > 1:  # the statistics of normalisation layers are each process's own
+            finite = bool(self.fabric.all_reduce(torch.tensor(int(finite), device=self.device), reduce_op="min"))
+        if not finite:
             raise self._diverged("a weight", self.state.step)
 
     def _diverged(self, what: str, step: int) -> DivergedError:
@@ -348,15 +375,6 @@ class _Fit:
 
     def _sum(self, value: Tensor) -> Tensor:
         return self.fabric.all_reduce(value, reduce_op="sum")
-
-    def _agreed(self, *wishes: bool) -> list[bool]:
-        """Which wishes to follow after this step; several processes agree every few steps, so that none waits for another."""
-        if self.world == 1:
-            return list(wishes)
-        if self.state.step % STEPS_BETWEEN_AGREEMENTS:
-            return [False for _ in wishes]
-        self._check_finite()
-        return (self._sum(torch.tensor([float(wish) for wish in wishes], device=self.device)) > 0).tolist()
 
     def _tell_skipped(self) -> None:
         """Count the files left out by ``skip_bad`` and list them: all in the run folder, some here."""

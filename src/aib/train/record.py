@@ -53,7 +53,8 @@ def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainCo
         # a multiply-accumulate is two operations, a training step costs three forward passes
         "training_pflop": round(6 * card["macs"] * images / 1e15, 4),
         "seconds": round(sum(e["seconds"] for e in epochs)),
-        "hardware": environment["device"] if environment["device"] != "cpu" else environment["cpu"],
+        "hardware": (f"{processes} x " if (processes := environment.get("processes", 1)) > 1 else "")
+        + (environment["device"] if environment["device"] != "cpu" else environment["cpu"]),
         "threads": environment["threads"], "torch": environment["torch"], "aib": environment["aib"],
         "commit": environment["commit"] or "", "date": environment["date"], "command": command_line(config, base),
     }  # fmt: skip
@@ -73,8 +74,8 @@ def command_line(config: TrainConfig, base: TrainConfig) -> str:
         before, now = getattr(base, table.name), getattr(config, table.name)
         for option in fields(now):
             value = getattr(now, option.name)
-            if option.name in NOT_REPEATED or value == getattr(before, option.name):
-                continue
+            if option.name in NOT_REPEATED or value == getattr(before, option.name) or (option.name, value) == ("devices", 1):
+                continue  # one device is what none given means
             name = option.name.replace("_", "-")
             if is_flag(option.name):  # a flag; where None is allowed too, the value is written out
                 words.append(f"--{name}" if value else f"--no-{name}")

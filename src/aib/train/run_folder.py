@@ -22,8 +22,8 @@ LOCK = ".training.lock"
 """File that the process that trains in a folder holds."""
 
 
-def environment(device: str, precision: str) -> dict[str, Any]:
-    """Versions, machine and commit, for the record of a run."""
+def environment(device: str, precision: str, processes: int = 1) -> dict[str, Any]:
+    """Versions, machine and commit, for the record of a run, and the number of its processes where there are several."""
     from importlib.metadata import version
 
     import torch
@@ -41,7 +41,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
-    return found
+    return found if processes == 1 else found | {"processes": processes}
 
 
 def _cpu_name() -> str:
@@ -170,6 +170,10 @@ class RunFolder:
     def finished_epochs(self) -> int:
         """Epochs in the log; a cut last line does not count."""
         return len(self._rows())
+
+    def advice(self) -> str:
+        """The end of a message about a run that stops: how to go on, where there is something to go on with."""
+        return f"; go on from the last checkpoint with: aib train --resume {self.path}" if self.has("config.toml") else ""
 
     def has(self, name: str) -> bool:
         """Whether the run has a file of that name."""

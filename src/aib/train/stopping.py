@@ -8,7 +8,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["StopRequest"]
+__all__ = ["Interrupted", "StopRequest"]
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error: the run is saved and can go on)
+    """The run was stopped from outside, after saving; the message says how to go on."""
 
 
 class StopRequest:
