@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -73,6 +74,7 @@ def make_fabric(config: TrainConfig, world: World) -> Any:
         precision=config.run.precision, plugins=[place], strategy="ddp" if world.size > 1 else "auto",
     )  # fmt: skip
     if world.size > 1:
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on every start
         fabric.launch()
     return fabric
 

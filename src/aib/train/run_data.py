@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from aib.data import open_data
+from aib.data import DATA_NAMES, open_data
 from aib.data.benchmarks import STL10_CLASSES
 from aib.data.bundle import DataBundle
 from aib.data.classes import index_classes, match_classes
@@ -19,21 +21,39 @@ __all__ = ["Labels", "label_convention", "open_run_data", "open_training_data"]
 Labels = Literal["by-name", "by-index"]
 """How the classes of another data set become those of the run."""
 
+LOCK = ".opening.lock"
+"""File in the folder of data sets that a process holds while it opens one."""
+
 
 def open_training_data(config: DataConfig) -> DataBundle:
-    """The data of a configuration, with its normalisation where it gives one.
+    """The data of a configuration, with its normalisation where it gives one. Of several processes one downloads, the others wait.
 
     Raises:
         ValueError: see `aib.data.open_data` and `aib.train.checks.check_channels`.
     """
-    bundle = open_data(
-        config.data, root=Path(config.root), image_size=config.image_size, val_fraction=config.val_fraction, seed=config.split_seed,
-        download=config.download, skip_bad=config.skip_bad, workers=config.workers, boxes=config.boxes,
-    )  # fmt: skip
+    with _alone(config):
+        bundle = open_data(
+            config.data, root=Path(config.root), image_size=config.image_size, val_fraction=config.val_fraction,
+            seed=config.split_seed, download=config.download, skip_bad=config.skip_bad, workers=config.workers, boxes=config.boxes,
+        )  # fmt: skip
     if not (config.mean or config.std):
         return bundle
     check_channels(config.mean, config.std, bundle)
     return replace(bundle, mean=config.mean, std=config.std)
+
+
+@contextlib.contextmanager
+def _alone(config: DataConfig) -> Iterator[None]:
+    """Hold the folder of data sets while one of them is opened: the process that comes first downloads or unpacks it for all."""
+    from filelock import FileLock
+
+    root = Path(config.root).expanduser()
+    with contextlib.ExitStack() as held:
+        if config.data in DATA_NAMES and config.data != "clutter" and (config.download or root.is_dir()):
+            with contextlib.suppress(OSError, NotImplementedError):  # where nothing can be written nothing is unpacked either
+                root.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(root / LOCK))
+        yield
 
 
 def open_run_data(run: LoadedRun, data: str | None = None, labels: Labels | None = None, *, download: bool = False) -> DataBundle:

@@ -42,8 +42,10 @@ class Sharing:
         self, size: int, rank: int, accumulate: int, batch: int, model: Classifier, image_shape: tuple[int, int, int]
     ) -> None:
         if batch < size * accumulate:
-            parts = f"{size} processes" + (f" in {accumulate} parts each" if accumulate > 1 else "")
-            raise ValueError(f"a batch has {batch} images for {parts}; it needs one for each: use fewer, or a larger --batch-size")
+            raise ValueError(
+                f"a batch has {batch} images for {size} x {accumulate} parts (processes x accumulate); each needs an image: "
+                "choose fewer, or a larger batch_size"
+            )
         self.size, self.rank, self.accumulate, self.batch = size, rank, accumulate, batch
         self.share = slice(rank, None, size)
         self.among = batch, self.share

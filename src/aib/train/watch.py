@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import selectors
+import signal
 import socket
 import struct
 import sys
@@ -76,6 +77,8 @@ class Watch:
         if self.world.size == 1:
             return
         failed = value is not None and not isinstance(value, self.agreed)
+        if failed and isinstance(value, RuntimeError) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as a process is gone; this one ends anyway
         if failed and (isinstance(value, RuntimeError) or self.world.rank > 0):
             self.known.wait(WORD_SECONDS)  # of one that is gone, which breaks collective operations, or that says the same error
         self.left.set()
