@@ -140,8 +140,10 @@ def _as_is(batch: Any) -> Any:
 
 
 def _ignore_interrupt(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the trainer decides what it means and still needs its batches
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of the terminal, and SIGTERM every one of a cluster's job; the trainer decides what they mean and
+    # still needs its batches
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def open_folder(

@@ -201,7 +201,7 @@ class _Fit:
             TrainingDisplay(
                 optim.epochs * self.per_epoch, state.step, title=self.title, quiet=self.config.run.quiet or self.rank > 0
             ) as self.display,
-            StopRequest(self.display.line) as self.stop,
+            StopRequest(self.display.line, echo=2.0 if self.world > 1 else 0.0) as self.stop,
         ):
             self._tell_skipped()
             while state.epoch < optim.epochs:

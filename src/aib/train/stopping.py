@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -22,11 +23,12 @@ class StopRequest:
 
     Args:
         say: called with a line for the user when a stop is asked for.
+        echo: seconds in which another signal is the same one: what starts several processes passes on what they got already.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-        self.asked = False
+    def __init__(self, say: Callable[[str], None], echo: float = 0.0) -> None:
+        self.say, self.echo = say, echo
+        self.asked, self.asked_at = False, 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -40,6 +42,8 @@ class StopRequest:
 
     def _ask(self, number: int, frame: object) -> None:
         if self.asked:
+            if time.monotonic() - self.asked_at < self.echo:
+                return
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.asked_at = True, time.monotonic()
         self.say("stopping after this step; press Ctrl-C again to stop without saving")

@@ -32,6 +32,9 @@ GRACE = 10.0
 WORD_SECONDS = 5.0
 """How long a process that fails waits for word of another that failed before it."""
 
+LAST_SECONDS = 600.0
+"""How long the other processes wait for the first one to leave, which may still be saving: a launcher ends all after the first end."""
+
 CONNECT_SECONDS = 60.0
 """How long the processes may take to connect."""
 
@@ -65,7 +68,7 @@ class Watch:
         self.world, self.broadcast, self.agreed, self.advice = world, broadcast, agreed, advice
         self.links: dict[int, socket.socket] = {}
         self.gone: tuple[int, bool] | None = None  # who, and whether it has told why
-        self.known, self.left = threading.Event(), threading.Event()
+        self.known, self.heard, self.left = threading.Event(), threading.Event(), threading.Event()
 
     def __enter__(self) -> Watch:
         if self.world.size > 1:
@@ -81,12 +84,15 @@ class Watch:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as a process is gone; this one ends anyway
         if failed and (isinstance(value, RuntimeError) or self.world.rank > 0):
             self.known.wait(WORD_SECONDS)  # of one that is gone, which breaks collective operations, or that says the same error
+        if not failed and self.world.rank > 0:
+            self.heard.wait(LAST_SECONDS)
         self.left.set()
         self._say(FAILED if failed else DONE, self.world.rank)
         for link in self.links.values():
             with suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
-        if failed and isinstance(value, RuntimeError) and self.gone is not None:
+        broken = isinstance(value, RuntimeError) or (not failed and self.world.rank > 0)
+        if self.gone is not None and broken:
             if self._speaks():
                 raise ConnectionError(self._message()) from None
             raise SystemExit(2)
@@ -138,6 +144,8 @@ class Watch:
                     word, rank = MESSAGE.unpack(said) if said else (LOST, key.data)
                     if word != DONE:
                         self._end_after(rank, told=word == FAILED)
+                    elif self.world.rank > 0:
+                        self.heard.set()
 
     def _end_after(self, rank: int, told: bool) -> None:
         """Tell the others that ``rank`` is gone, give this process the time to end by itself, then end it."""
@@ -145,6 +153,7 @@ class Watch:
             return
         self.gone = rank, told
         self.known.set()
+        self.heard.set()
         if self.world.rank == 0:
             self._say(FAILED if told else LOST, rank)
         if self.left.wait(GRACE):
