@@ -16,7 +16,15 @@ from aib.models import create_model
 from test_architecture import FLOORS
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "THIRD_PARTY.md", "docs/log.md")
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "THIRD_PARTY.md",
+    "docs/log.md",
+    "docs/many_machines.md",
+)
 PLACES = ("", "src/aib", "tests")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)")
 FILE = re.compile(r"`([\w./*-]+\.(?:py|toml|txt|md|cff))`")

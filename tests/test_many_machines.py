@@ -131,7 +131,6 @@ def test_a_killed_process_ends_the_others_within_a_minute_and_the_run_goes_on(
             time.sleep(0.5)
             reached = load_checkpoint(run / "checkpoints" / "last.ckpt")["state"]["step"]
         members = family(process.pid)
-        assert len([pid for pid in members if "RANK" in members[pid]]) >= (1 if "--devices" not in how else 0)
         process.send_signal(signal.SIGTERM)
         process.wait(60)
         all_gone(members)
@@ -195,9 +194,9 @@ def test_two_machines_that_meet_by_torchrun(data: Path, tmp_path: Path) -> None:
 def slurm(rank: int, size: int, port: int) -> dict[str, str]:
     """What srun leaves to a task of one machine."""
     return {
-        "SLURM_JOB_ID": "1234", "SLURM_STEP_NUM_TASKS": str(size), "SLURM_STEP_TASKS_PER_NODE": str(size), "SLURM_NTASKS": str(size),
-        "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "SLURM_STEP_NODELIST": "localhost",
-        "MASTER_PORT": str(port),
+        "SLURM_JOB_ID": "1234", "SLURM_STEP_NUM_TASKS": str(size), "SLURM_STEP_TASKS_PER_NODE": str(size),
+        "SLURM_NTASKS": str(size), "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0",
+        "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port),
     }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ WORD_SECONDS = 5.0
 """How long a process that fails waits for word of another that failed before it."""
 
 LAST_SECONDS = 600.0
-"""How long the other processes wait for the first one to leave, which may still be saving: a launcher ends all after the first end."""
+"""How long the others wait for the first process to leave, which may still be saving: launchers end all when one has ended."""
 
 CONNECT_SECONDS = 60.0
 """How long the processes may take to connect."""
