@@ -185,3 +185,19 @@ def test_a_narrow_network_is_the_published_one_with_fewer_channels(name: str) ->
     assert create_model(name, 3, width=0.125)(torch.rand(2, 3, 32, 32)).shape == (2, 3)
     with pytest.raises(ValueError, match=r"width is 0.01; it must lie between"):
         create_model(name, 10, width=0.01)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vgg_xs_aib_qt", "vgg_xs_aib", "vgg_xs", "vgg_dvib", "vgg_gap", "vgg_pan", "vgg_att3", "vgg_cbam", "wrn_abn", "fast_aib_qt"],
+)
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_no_parameter_is_left_without_a_gradient(name: str, weight: float) -> None:
+    """A process that waits for the gradient of an unused parameter waits for ever."""
+    model = create_model(name, num_classes=3, **({} if "xs" in name else {"width": 0.125})).train()
+    details = model.forward_details(torch.randn(3, 3, 32, 32))
+    parts = objective(
+        details, torch.tensor([0, 1, 2]), weight, lambda_anchor=weight, lambda_commitment=weight, lambda_sparsity=weight
+    )
+    parts["loss"].backward()
+    assert [name for name, value in model.named_parameters() if value.grad is None and value.requires_grad] == []

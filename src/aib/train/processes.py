@@ -22,6 +22,9 @@ import __main__
 
 __all__ = ["Children", "World", "follow_launcher", "read_world", "start_processes"]
 
+OWN = "aib"
+"""Run id in torchrun's variables of processes that this program started."""
+
 SECONDS_TO_END = 20.0
 """How long the processes that this one started may take to end after it, before they are told to."""
 
@@ -72,7 +75,7 @@ def read_world(environment: Mapping[str, str]) -> World:
     """
     if "TORCHELASTIC_RUN_ID" in environment:
         size, rank, here = (int(environment[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE"))
-        return World(size, rank, here, "torchrun")
+        return World(size, rank, here, "torchrun" if environment["TORCHELASTIC_RUN_ID"] != OWN else "this program")
     size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if size == 1:
         return World()
@@ -92,6 +95,8 @@ def follow_launcher(world: World) -> None:
         os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
         os.environ.setdefault("MASTER_PORT", str(15000 + int(os.environ["SLURM_JOB_ID"]) % 10000))
         _enter(os.environ, world.size, world.rank, int(os.environ["SLURM_LOCALID"]), world.per_machine)
+    if world.rank == 0 and os.environ.get("TORCHELASTIC_RUN_ID") == OWN:
+        return  # the one that started the others; its parent is the user's shell
     threading.Thread(target=_follow, args=(os.getppid(),), daemon=True, name="follow-launcher").start()
 
 
@@ -112,7 +117,7 @@ def start_processes(count: int) -> Children:
         raise ValueError(f"devices is {count}, but only a program can be started {count} times: write a script, or use torchrun")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "aib"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": OWN}
     command = [sys.executable, *sys.orig_argv[1:]]
     processes = []
     for rank in range(1, count):

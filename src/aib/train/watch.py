@@ -8,6 +8,7 @@ vanish without closing anything are told by the system's keep-alive probes. A bu
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import selectors
 import signal
@@ -21,6 +22,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from aib.backbones import one_line
 from aib.train.processes import World
 from aib.train.stopping import Interrupted
 
@@ -44,6 +46,9 @@ without a word."""
 
 MESSAGE = struct.Struct("!cI")
 """One of the above, and the rank that it is about."""
+
+CONTACT = re.compile("gloo|nccl|process group|connection|timed out", re.IGNORECASE)
+"""What torch's errors of collective operations speak of."""
 
 PROBES = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
 """A silent machine counts as gone after half a minute."""
@@ -96,6 +101,8 @@ class Watch:
             if self._speaks():
                 raise ConnectionError(self._message()) from None
             raise SystemExit(2)
+        if isinstance(value, RuntimeError) and CONTACT.search(str(value)):
+            raise ConnectionError(f"the processes have lost each other ({one_line(value)}){self.advice()}") from value
         if self.world.rank > 0 and value is not None and (not failed or (self.gone is not None and self.gone[1])):
             raise SystemExit(130 if isinstance(value, Interrupted | KeyboardInterrupt) else 2)  # it has been said once
 
