@@ -55,9 +55,10 @@ def run(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
     from aib.train.loop import train
+    from aib.train.processes import read_world
 
     folder = train(options.config, resume=Path(options.resume) if options.resume else None)
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes one speaks
+    first = read_world(os.environ).rank == 0  # of several processes one speaks
     # a folder's name may hold what rich takes for markup
     Console(markup=False, quiet=folder.config.run.quiet or not first, soft_wrap=True, highlight=False).print(
         f"saved in {folder.path}\nnext: aib eval {folder.path}   aib explain {folder.path} IMAGE   aib report {folder.path}"
