@@ -39,7 +39,8 @@ class TrainingDisplay:
     """
 
     def __init__(self, total_steps: int, done: int = 0, *, title: str = "training", quiet: bool = False) -> None:
-        self.console = _Terminal(quiet=quiet, soft_wrap=True, highlight=False)
+        # emoji would be imported with the first line, in which a signal's own line must not find them half imported
+        self.console = _Terminal(quiet=quiet, soft_wrap=True, highlight=False, emoji=False)
         self.live = self.console.is_terminal and not quiet
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),

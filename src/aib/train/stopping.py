@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -46,4 +47,5 @@ class StopRequest:
                 return
             raise KeyboardInterrupt
         self.asked, self.asked_at = True, time.monotonic()
-        self.say("stopping after this step; press Ctrl-C again to stop without saving")
+        with contextlib.suppress(Exception):  # the signal may have come in the middle of anything, and the run matters more
+            self.say("stopping after this step; press Ctrl-C again to stop without saving")
