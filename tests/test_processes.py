@@ -169,7 +169,7 @@ SHORT = {"epochs": 2, "batch_size": 25, "anchors": None, "model": "vgg_xs_aib", 
 """Three steps an epoch of 25 images, which no number of processes or parts divides."""
 
 
-@pytest.mark.parametrize("accumulate", [2, 7])
+@pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.slow), 7])
 def test_parts_of_a_step_add_up_to_the_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int) -> None:
     group_norm(monkeypatch)
     one = outcome(train(tiny_config(data, tmp_path / "one", **SHORT)))
@@ -196,7 +196,7 @@ def keep_state(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_processes_give_the_weights_and_the_numbers_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
 ) -> None:
@@ -366,6 +366,7 @@ def test_those_that_leave_as_agreed_are_not_missed(tmp_path: Path) -> None:
 
 
 @posix
+@pytest.mark.slow
 def test_a_stop_asked_of_one_process_is_saved_by_all_and_goes_on_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_npz(tmp_path / "data.npz")
     whole = train(tiny_config(path, tmp_path / "whole"))
