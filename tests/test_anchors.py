@@ -58,6 +58,24 @@ def test_each_of_the_two_maps_sends_its_gradient_to_one_side() -> None:
     assert torch.equal(to_anchors != 0, used)
 
 
+def test_the_gradient_of_the_anchors_is_the_same_every_time_on_two_threads() -> None:
+    quantizer, scores = AnchorQuantizer(20), torch.rand(128, 1, 16, 16)  # as many as torch shares among threads
+    upstream = torch.randn(scores.shape)
+
+    def anchor_gradient(values: torch.Tensor) -> tuple[float, ...]:
+        return tuple(torch.autograd.grad(values, quantizer.anchors, upstream)[0].tolist())
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = {anchor_gradient(quantizer(scores).anchor_values) for _ in range(30)}
+        torch.set_num_threads(1)
+        alone = anchor_gradient(quantizer.anchors[quantizer(scores).indices])
+    finally:
+        torch.set_num_threads(threads)
+    assert found == {alone}
+
+
 def test_memory_does_not_grow_with_the_number_of_anchors(largest_tensor) -> None:
     quantizer, scores = AnchorQuantizer(1024), torch.rand(200, 1, 20, 50, requires_grad=True)
     with largest_tensor() as watched:

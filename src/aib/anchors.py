@@ -54,7 +54,8 @@ class AnchorQuantizer(nn.Module):
     def forward(self, scores: Tensor) -> QuantizedMap:
         """Quantise ``scores`` of any shape; see `QuantizedMap`."""
         indices = nearest_anchor(scores, self.anchors)
-        anchor_values = self.anchors.float()[indices]
+        # not self.anchors[indices]: on several threads the backward pass of that adds up in an order of its own each time
+        anchor_values = self.anchors.float().index_select(0, indices.flatten()).view(indices.shape)
         return QuantizedMap(straight_through(scores, anchor_values), anchor_values, indices)
 
     def extra_repr(self) -> str:

@@ -114,7 +114,8 @@ def nearest_anchor(scores: Tensor, anchors: Tensor) -> Tensor:
         raise ValueError(f"anchors have shape {tuple(anchors.shape)}; expected (Q,) with Q >= 1")
     ordered, order = anchors.detach().float().sort()
     midpoints = (ordered[:-1] + ordered[1:]) / 2
-    return order[torch.bucketize(scores.detach().float().contiguous(), midpoints)]
+    places = torch.bucketize(scores.detach().float().reshape(-1), midpoints, out_int32=True)
+    return order.index_select(0, places).view(scores.shape)
 
 
 def straight_through(scores: Tensor, quantized: Tensor) -> Tensor:
