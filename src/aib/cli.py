@@ -28,6 +28,9 @@ COMMANDS = {
 }
 """Verb to one-line help; the function is ``run`` of the module of that name in `aib.commands`."""
 
+COMPUTING = frozenset({"demo", "train", "eval", "explain", "score", "figure", "bench"})
+"""Verbs that run networks in this process."""
+
 
 def command(verb: str) -> Callable[[Sequence[str]], None]:
     """The function of a verb, imported now."""
@@ -65,6 +68,10 @@ def _run(given: Sequence[str]) -> int:
         print(f"aib: unknown command {verb!r}; {hint}", file=sys.stderr)
         return 2
     try:
+        if verb in COMPUTING:
+            from aib.commands.allocator import keep_freed_memory
+
+            keep_freed_memory()
         command(verb)(rest)
     except KeyboardInterrupt:
         print(f"aib {verb}: interrupted", file=sys.stderr)
