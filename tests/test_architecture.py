@@ -21,6 +21,7 @@ FLOORS: dict[str, float] = {
     "bottleneck": 2,
     "backbones": 3.0,  # within floor 3: classifier and backbones, then loss and sites, then attaching
     "classifier": 3.0,
+    "folding": 3.1,
     "loss": 3.1,
     "sites": 3.1,
     "attaching": 3.2,

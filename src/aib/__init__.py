@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aib.bottleneck import LatentBottleneck as LatentBottleneck
     from aib.classifier import AttentiveClassifier as AttentiveClassifier
     from aib.classifier import Details as Details
+    from aib.folding import fold_batch_norm as fold_batch_norm
     from aib.loss import objective as objective
     from aib.models import create_model as create_model
     from aib.models import model_names as model_names
@@ -42,6 +43,7 @@ _HOMES = {
     "attach": "attaching",
     "convert_reference": "models.reference",
     "create_model": "models",
+    "fold_batch_norm": "folding",
     "list_sites": "sites",
     "load_run": "train.weights",
     "model_names": "models",
