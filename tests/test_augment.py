@@ -51,6 +51,17 @@ def test_padding_must_be_smaller_than_the_image(pad: int) -> None:
         random_crop(random_images(2, 1, 6, 8), pad)
 
 
+@given(st.integers(3, 9), st.integers(3, 9), st.integers(0, 2), st.integers(0, 1000))
+def test_crop_and_flip_in_one_pass_are_both_one_after_the_other(h: int, w: int, pad: int, seed: int) -> None:
+    images, draws = random_images(6, 2, h, w, seed), generator(seed)
+    expected = random_flip(random_crop(images, pad, draws), draws)
+    together = generator(seed)
+    assert torch.equal(random_crop(images, pad, together, flip=True), expected)
+    assert torch.equal(together.get_state(), draws.get_state())
+    by_position = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(random_crop(by_position, pad, generator(seed), flip=True), expected)
+
+
 @given(st.integers(1, 20), st.integers(0, 1000))
 def test_random_flip_mirrors_or_keeps_each_image(n: int, seed: int) -> None:
     images = random_images(n, 2, 3, 5, seed)

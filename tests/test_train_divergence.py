@@ -42,9 +42,12 @@ def test_a_diverging_loss_names_the_step_and_keeps_the_last_good_checkpoint(data
     assert [row["epoch"] for row in rows(folder)] == [1]
 
 
-def test_a_loss_that_diverges_at_once_leaves_no_weights(data: Path, bundle: DataBundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("clip_norm", [None, 1e30])
+def test_a_loss_that_diverges_at_once_leaves_no_weights(
+    data: Path, bundle: DataBundle, tmp_path: Path, clip_norm: float | None
+) -> None:
     with pytest.raises(DivergedError, match=r"step \d; there is no checkpoint yet; try a lower --lr"):
-        train(tiny_config(data, tmp_path / "run", lr=1e3), bundle=bundle)
+        train(tiny_config(data, tmp_path / "run", lr=1e3, clip_norm=clip_norm), bundle=bundle)
     assert not RunFolder(tmp_path / "run").weights.exists()
 
 

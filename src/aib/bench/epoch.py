@@ -170,7 +170,7 @@ class _Watch:
             replace_by(fit, "_epoch", self._epoch)
             replace_by(fit, "_keep", self._after)
             replace_by(fit, "_step", lambda original: self._timed("step", original))
-            for name in ("random_crop", "random_flip", "normalize"):
+            for name in ("random_crop", "normalize"):
                 replace_by(loop, name, lambda original: self._timed("augmentation", original))
             replace_by(loop, "predict", self._validation)
             yield

@@ -25,8 +25,9 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype
     """
     if images.shape[1] != len(mean):
         raise ValueError(f"images have {images.shape[1]} channels; the network was made for {len(mean)}")
-    shift = torch.tensor(mean, dtype=dtype, device=images.device).mul_(255).view(1, -1, 1, 1)
-    scale = torch.tensor(std, dtype=dtype, device=images.device).mul_(255).reciprocal_().view(1, -1, 1, 1)
+    shift = torch.tensor(mean, dtype=dtype).mul_(255).view(1, -1, 1, 1)
+    scale = torch.tensor(std, dtype=dtype).mul_(255).reciprocal_().view(1, -1, 1, 1)
+    shift, scale = (value.to(images.device, non_blocking=True) for value in (shift, scale))  # made there, each would be waited for
     return images.to(dtype, copy=True).sub_(shift).mul_(scale)
 
 
@@ -61,27 +62,38 @@ def random_flip(images: Tensor, generator: torch.Generator | None = None, among:
     return torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
 
 
-def random_crop(images: Tensor, pad: int, generator: torch.Generator | None = None, among: Among | None = None) -> Tensor:
-    """Each image (N, C, H, W) padded by reflection and cropped back to (H, W) at its own random place; ``among`` where they are a
-    share of a batch.
+def random_crop(
+    images: Tensor, pad: int, generator: torch.Generator | None = None, *, flip: bool = False, among: Among | None = None
+) -> Tensor:
+    """Each image (N, C, H, W) padded by reflection and cropped back to (H, W) at its own random place.
+
+    Args:
+        images: of any type.
+        pad: pixels on every side; 0 leaves the images as they are.
+        generator: source of the draws.
+        flip: mirror at random too: the same as `random_flip` afterwards, from the same draws, in one pass over the images.
+        among: where the images are a share of a batch.
 
     Raises:
         ValueError: ``pad`` is not smaller than the image.
     """
     if pad == 0:
-        return images
+        return random_flip(images, generator, among) if flip else images
     n, c, h, w = images.shape
     if not 0 < pad < min(h, w):
         raise ValueError(f"crop padding is {pad}; it must be between 0 and {min(h, w) - 1} for {h}x{w} images")
-    # reflect padding has no uint8 kernel: take the reflected rows and columns by index instead, and the crop with them
+    # reflect padding has no uint8 kernel: every pixel is taken by index from where padding, crop and mirror put it
     device = images.device
     count, which = among or (n, slice(None))
     top = torch.randint(0, 2 * pad + 1, (count, 1), device=device, generator=generator)[which] - pad
     left = torch.randint(0, 2 * pad + 1, (count, 1), device=device, generator=generator)[which] - pad
     rows = _reflect(torch.arange(h, device=device) + top, h)
     columns = _reflect(torch.arange(w, device=device) + left, w)
-    picked = torch.gather(images, 2, rows.view(n, 1, h, 1).expand(n, c, h, w))
-    return torch.gather(picked, 3, columns.view(n, 1, 1, w).expand(n, c, h, w))
+    if flip:
+        mirrored = torch.rand(count, device=device, generator=generator)[which] < 0.5
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    pixels = rows[:, :, None] * w + columns[:, None, :]
+    return images.reshape(n, c, h * w).gather(2, pixels.view(n, 1, h * w).expand(n, c, h * w)).view(n, c, h, w)
 
 
 def _reflect(position: Tensor, length: int) -> Tensor:

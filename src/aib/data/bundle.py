@@ -98,8 +98,8 @@ class TensorSplit:
     def batches(self, indices: Sequence[Tensor], *, train: bool = False, seed: int = 0) -> Iterator[Batch]:
         device = self.images.device
         for index in indices:
-            where = index.to(device)
-            yield Batch(self.images[where], self.labels[index].to(device), index)
+            where = index.to(device, non_blocking=True)
+            yield Batch(self.images[where], self.labels[index].to(device, non_blocking=True), index)
 
     def select(self, positions: Tensor, labels: Tensor | None = None) -> TensorSplit:
         """See `Split.select`; the images are copied."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aib.classifier import AttentiveClassifier, Classifier, Details, Noise
-from aib.data.augment import normalize, random_crop, random_flip
+from aib.data.augment import normalize, random_crop
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
 from aib.train.agreement import Agreement
@@ -291,10 +291,7 @@ class _Fit:
         """One optimiser step on uint8 ``images`` with a share of beta; the loss parts and the number of errors, on the device."""
         optim, bundle = self.config.optim, self.bundle
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        if self.config.data.crop_padding:
-            images = random_crop(images, self.config.data.crop_padding, among=self.sharing.among)
-        if self.flip:
-            images = random_flip(images, among=self.sharing.among)
+        images = random_crop(images, self.config.data.crop_padding, flip=self.flip, among=self.sharing.among)
         noise = self.sharing.noise()
         if self.world > 1:  # what the network itself draws, such as dropout, is each process's own
             torch.manual_seed(_mix(self.config.run.seed, self.state.step, 2 + self.rank))
@@ -313,7 +310,8 @@ class _Fit:
                 self.fabric.backward(parts["loss"] * weight if self.sharing.cut else parts["loss"])
             done.append((parts, (details.logits.detach().argmax(1) != labels[cut]).sum(), len(inputs) / len(labels)))
         if optim.clip_norm is not None:
-            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=optim.clip_norm)
+            # a norm that is no number shows in the weights and ends the run there: asking for it here would wait for the device
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=optim.clip_norm, error_if_nonfinite=False)
         self.optimizer.step()
         if len(done) == 1:
             return done[0][:2]
