@@ -33,7 +33,8 @@ CHANGED: dict[str, dict[str, Any]] = {
     },
     "run": {
         "recipe": "some/recipe", "out": "runs/x", "seed": 4, "device": "cpu", "devices": 2, "accumulate": 3,
-        "precision": "bf16-mixed", "channels_last": True, "compile": True, "checkpoint_minutes": 1.5, "quiet": True,
+        "precision": "bf16-mixed", "channels_last": True, "compile": True, "compile_mode": "reduce-overhead",
+        "checkpoint_minutes": 1.5, "quiet": True,
     },
 }  # fmt: skip
 """A value other than the default for every field."""

@@ -156,6 +156,8 @@ class RunConfig:
     """Memory order of the features; by default channels last on CUDA only."""
     compile: bool = False
     """Compile the network, after a check against the uncompiled one."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    """How: reduce-overhead replays CUDA graphs, max-autotune tries kernels for minutes."""
     checkpoint_minutes: float = 5.0
     """Longest time between two checkpoints; one is written at the end of every epoch too."""
     quiet: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -12,11 +13,15 @@ from torch import Tensor, nn
 
 from aib.backbones import module_device_and_dtype, one_line
 from aib.classifier import Classifier, Details, Noise
+from aib.loss import objective
 from aib.train.config import TrainConfig
 from aib.train.device import choose_device
 from aib.train.processes import World, follow_launcher, start_processes
 
 __all__ = ["ForwardDetails", "compiled_forward", "meet"]
+
+TOLERANCE, MIXED_TOLERANCE = 1e-3, 5e-2
+"""Largest difference of the compiled network, as a share of the largest value; the second where half precision rounds."""
 
 
 def meet(config: TrainConfig, devices: int | None, world: World) -> tuple[World, Any]:
@@ -52,11 +57,14 @@ def check_devices(config: TrainConfig, world: World) -> None:
     """Refuse what this machine lacks.
 
     Raises:
-        ValueError: the machine lacks the device, as many of them, or the device the precision.
+        ValueError: the machine lacks the device, as many of them, or the device the precision; or a mode is given to a compiler
+            that is not asked for.
     """
     name = choose_device(config.run.device)
     if name == "cpu" and config.run.precision == "16-mixed":
         raise ValueError("precision is '16-mixed', which the CPU lacks; use '32-true', or 'bf16-mixed' (much slower there)")
+    if config.run.compile_mode != "default" and not config.run.compile:
+        raise ValueError(f"compile_mode is {config.run.compile_mode!r}, but nothing is compiled; add --compile")
     present = torch.cuda.device_count() if name == "cuda" else 1
     if name != "cpu" and world.per_machine > present:
         raise ValueError(f"{world.per_machine} processes need as many devices; this machine has {present} of {name}")
@@ -98,28 +106,58 @@ class ForwardDetails(nn.Module):
         return {f.name: value for f in fields(Details) if (value := getattr(details, f.name)) is not None}
 
 
-def compiled_forward(model: Classifier, image_shape: tuple[int, int, int]) -> Callable[..., Details]:
-    """The compiled form of ``forward_details``, after a check of its mean path against the eager one.
+def compiled_forward(
+    model: Classifier,
+    image_shape: tuple[int, int, int, int],
+    mode: str = "default",
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Callable[..., Details]:
+    """The compiled form of ``forward_details``, after a check of a training pass, noise and gradients included.
+
+    It draws the random numbers of the eager network, so that a seed means the same with and without it.
 
     Args:
-        model: in training mode, in which it is left.
-        image_shape: (C, H, W) of the images it will see.
+        model: in training mode; its weights, running statistics and gradients are left as they are.
+        image_shape: (N, C, H, W) of the batches it will see: for another shape it would be compiled once more.
+        mode: of `torch.compile`; ``"reduce-overhead"`` replays CUDA graphs.
+        autocast: context in which it will run.
 
     Raises:
         ValueError: the network cannot be compiled here, or the two differ by more than rounding.
     """
+    from torch._inductor import list_mode_options
+
     device, _ = module_device_and_dtype(model)
-    images = torch.randn(2, *image_shape, device=device)
-    compiled: Callable[..., Details] = torch.compile(model.forward_details)
-    model.eval()
-    try:
-        with torch.no_grad():
-            eager = model.forward_details(images).logits
-            difference = (compiled(images).logits - eager).abs().max().item()
-    except Exception as error:  # of many kinds: no compiler on the machine, an operation it does not know
-        raise ValueError(f"the network cannot be compiled here ({one_line(error)}); train without --compile") from error
-    finally:
-        model.train()
-    if difference > 1e-3 * max(1.0, eager.abs().max().item()):
-        raise ValueError(f"the compiled network differs from the eager one by {difference:.2g}; train without --compile")
+    labels = torch.arange(image_shape[0], device=device) % model.num_classes
+    options = {**list_mode_options(mode), "fallback_random": True}
+    compiled: Callable[..., Details] = torch.compile(model.forward_details, options=options)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def one_pass(forward: Callable[[Tensor], Details]) -> list[Tensor]:
+        """Logits and gradients, copied: CUDA graphs write the next ones into the same memory."""
+        torch.manual_seed(0)
+        images = torch.randn(image_shape, device=device)
+        with autocast():
+            details = forward(images)
+        loss = objective(details, labels)["loss"]
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
+        for name, value in model.named_buffers():
+            value.copy_(buffers[name])
+        return [value.detach().clone() for value in (details.logits.float(), *gradients)]
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        eager = one_pass(model.forward_details)
+        try:
+            found = one_pass(compiled)
+        except Exception as error:  # of many kinds: no compiler on the machine, an operation it does not know
+            raise ValueError(f"the network cannot be compiled here ({one_line(error)}); train without --compile") from error
+    for what, ours, theirs in (("logits", found[:1], eager[:1]), ("gradients", found[1:], eager[1:])):
+        most = max(value.abs().max().item() for value in theirs)
+        difference = max((a - b).abs().max().item() for a, b in zip(ours, theirs))
+        if not difference <= (MIXED_TOLERANCE if autocast is not nullcontext else TOLERANCE) * most:
+            raise ValueError(
+                f"the compiled network's {what} differ from the eager one's by {difference:.2g} (the largest is {most:.2g}); "
+                "train without --compile"
+            )
     return compiled

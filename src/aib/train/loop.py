@@ -171,7 +171,12 @@ class _Fit:
         if saved is not None:
             optimizer.load_state_dict(saved["optimizer"])
         self.running = RunningMeans(device, saved["running"] if saved is not None and self.rank == 0 else None)
-        forward = compiled_forward(self.model, (bundle.channels, *bundle.image_size)) if config.run.compile else None
+        forward = None
+        if config.run.compile:
+            count = min(config.optim.batch_size, len(bundle.train)) // self.world
+            mixed = {} if config.run.precision == "32-true" else {"autocast": fabric.autocast}
+            shape = (count, bundle.channels, *bundle.image_size)
+            forward = compiled_forward(self.model.train(), shape, config.run.compile_mode, **mixed)
         self.wrapped, self.optimizer = fabric.setup(ForwardDetails(self.model, forward), optimizer)
         if saved is not None and saved.get("precision"):
             fabric.strategy.precision.load_state_dict(saved["precision"])

@@ -1,0 +1,100 @@
+"""The compiled network: the eager one's numbers in training, noise and gradients included, or a refusal in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from aib.classifier import AttentiveClassifier
+from aib.loss import objective
+from aib.models import create_model
+from aib.train.fabric import compiled_forward
+from aib.train.loop import train
+from tiny import outcome, tiny_config, write_npz
+
+Make = Callable[..., AttentiveClassifier]
+Batch = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_a_training_pass_with_noise_compiles_without_a_graph_break(small_model: Make, small_batch: Batch, backend: str) -> None:
+    model = small_model().train()
+    compiled = torch.compile(model.forward_details, backend=backend, fullgraph=True)
+    found = []
+    for forward in (model.forward_details, compiled):
+        torch.manual_seed(3)
+        loss = objective(forward(small_batch[0]), small_batch[1])["loss"]
+        found.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
+    for eager, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-6)
+
+
+def compile_by(monkeypatch: pytest.MonkeyPatch, make: Callable[[Any], Any]) -> None:
+    monkeypatch.setattr(torch, "compile", lambda forward, **options: make(forward))
+
+
+def test_a_check_leaves_no_trace(small_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_by(monkeypatch, lambda forward: lambda images: forward(images))
+    model = small_model().train()
+    before, random = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    compiled_forward(model, (4, 3, 16, 16))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda details: replace(details, logits=details.logits * 1.01, sample_logits=None), "logits differ"),
+        (lambda details: replace(details, rate=None, latent_mean=details.latent_mean.detach()), "gradients differ"),
+        (lambda details: 1 / 0, "cannot be compiled here .ZeroDivisionError"),
+    ],
+)
+def test_a_compiler_that_errs_is_refused(small_model: Make, monkeypatch: pytest.MonkeyPatch, wrong: Any, said: str) -> None:
+    compile_by(monkeypatch, lambda forward: lambda images: wrong(forward(images)))
+    with pytest.raises(ValueError, match=f"{said}.*train without --compile") as caught:
+        compiled_forward(small_model().train(), (4, 3, 16, 16))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mode_without_a_compiler_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="compile_mode is 'reduce-overhead', but nothing is compiled; add --compile"):
+        train(tiny_config(write_npz(tmp_path / "squares.npz"), tmp_path / "run", compile_mode="reduce-overhead"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "precision"),
+    [("vgg_aib_qt", {"width": 0.125}, "32"), ("wrn_aib_qt", {"width": 0.1}, "32"), ("vgg_s_aib_qt", {}, "bf16")],
+)
+def test_the_compiler_passes_the_check(name: str, options: dict[str, float], precision: str) -> None:
+    """Logits and gradients of a step agree with the eager ones, dropout included."""
+    model = create_model(name, 4, **options).train()
+    if precision == "32":
+        compiled_forward(model, (4, 3, 32, 32))
+    else:
+        compiled_forward(model, (4, 3, 32, 32), autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_follows_the_eager_one(tmp_path: Path) -> None:
+    data = write_npz(tmp_path / "squares.npz")
+    eager = outcome(train(tiny_config(data, tmp_path / "eager", epochs=1)))
+    compiled = outcome(train(tiny_config(data, tmp_path / "compiled", epochs=1, compile=True)))
+    for name, value in eager["last"]["model"].items():
+        torch.testing.assert_close(compiled["last"]["model"][name], value, rtol=1e-2, atol=1e-3)
