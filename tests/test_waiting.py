@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ from aib.train.fabric import ForwardDetails
 from aib.train.loop import _Fit
 from aib.train.optim import build_optimizer
 from aib.train.running import RunningMeans
+from aib.train.shares import Sharing
 from tiny import tiny_config
 
 GPU = "cuda:0"
@@ -83,9 +84,11 @@ def fit(model_name: str, **options: Any) -> Any:
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
-    # of Fabric the two methods that a step calls; its accelerators need the device too
+    made.sharing = Sharing(1, 0, 1, 16, model, (3, 32, 32))
+    # of Fabric the three methods that a step calls; its accelerators need the device too
     made.fabric = SimpleNamespace(
         backward=backward,
+        no_backward_sync=lambda module, enabled: nullcontext(),
         clip_gradients=lambda module, optimizer, **how: Fabric.clip_gradients(Fabric(accelerator="cpu"), module, optimizer, **how),
     )
     images = torch.zeros(40, 3, 32, 32, dtype=torch.uint8, device=GPU)
