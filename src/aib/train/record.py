@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from aib.backbones import one_line
 from aib.train.config import TrainConfig, is_flag
 from aib.train.results_table import update_table
 from aib.train.run_folder import RunFolder
@@ -35,14 +35,24 @@ def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainCo
         base: what the run's options are compared with for its command: its recipe, or the defaults.
 
     Raises:
-        ValueError: ``table`` is no such table.
+        ValueError: ``table`` is no such table, or a file of the run is damaged.
         OSError: it cannot be written.
     """
     folder = RunFolder.open(path)
+    try:
+        row = _row(folder, result, base)
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(f"model.json, environment.json or metrics.jsonl in {path} is damaged ({one_line(error)})") from None
+    update_table(table, COLUMNS, KEY, ORDER, [row])
+    return {name: str(value) for name, value in row.items()}
+
+
+def _row(folder: RunFolder, result: Mapping[str, Any], base: TrainConfig) -> dict[str, Any]:
+    """The run's values by column."""
     config, card, environment = folder.config, folder.read_json("model.json"), folder.read_json("environment.json")
-    epochs = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
+    epochs = folder.log()
     images = sum(e["step"] for e in epochs[-1:]) * config.optim.batch_size
-    row: dict[str, Any] = {
+    return {
         "data": card["data"], "evaluated_on": result["data"], "model": card["name"] + (f"@{card['site']}" if card["site"] else ""),
         "recipe": config.run.recipe or "", "seed": config.run.seed, "beta": config.optim.beta, "epochs": len(epochs),
         "split": result["split"], "samples": "x".join(map(str, result["samples"] or ())), "error": round(result["error"], 6),
@@ -58,8 +68,6 @@ def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainCo
         "threads": environment["threads"], "torch": environment["torch"], "aib": environment["aib"],
         "commit": environment["commit"] or "", "date": environment["date"], "command": command_line(config, base),
     }  # fmt: skip
-    update_table(table, COLUMNS, KEY, ORDER, [row])
-    return {name: str(value) for name, value in row.items()}
 
 
 NOT_REPEATED = ("recipe", "out", "seed", "quiet", "device", "checkpoint_minutes")

@@ -51,6 +51,9 @@ def update_table(
     texts = [{column: str(row[column]) for column in columns} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # of several evaluations at once, none may lose another's row
+        for left in path.parent.glob(".*.tmp"):  # by a process that was killed; none writes now
+            if left.name.startswith(f".{path.name}."):
+                left.unlink(missing_ok=True)
         kept = _read(path, columns)
         new = {tuple(text[k] for k in key): text for text in texts}
         for row in kept:

@@ -175,6 +175,10 @@ class RunFolder:
         """The end of a message about a run that stops: how to go on, where there is something to go on with."""
         return f"; go on from the last checkpoint with: aib train --resume {self.path}" if self.has("config.toml") else ""
 
+    def log(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``, an epoch each; a cut last line, of a process that was killed, does not count."""
+        return [json.loads(line) for line, _ in self._rows()]
+
     def has(self, name: str) -> bool:
         """Whether the run has a file of that name."""
         return (self.path / name).is_file()
