@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from aib.attention import SpatialAttention
 from aib.bottleneck import LatentBottleneck, deep_decoder
 from aib.classifier import AttentiveClassifier, SplitBackbone
 from aib.functional import Modulation
+
+if TYPE_CHECKING:
+    from faults import Server
 
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -37,6 +41,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def seeded() -> None:
     """Every test starts from the same random numbers, in whatever order the tests run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A warm process that runs ``aib`` in processes of their own, with faults if wanted."""
+    from faults import Server
+
+    made = Server(tmp_path_factory.mktemp("server"))
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -1,29 +1,29 @@
-"""Checkpoints survive full disks, kill -9 and strangers' files; Ctrl-C on a real process saves the run."""
+"""Checkpoints are written whole or not at all, and those of strangers are refused; killed processes are in `test_faults.py`."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import pickle
 import random
+import re
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import short_runs
 from aib.train.checkpoint import FORMAT, load_checkpoint, save_checkpoint, strip_prefixes, write_atomically
+from aib.train.config import TrainConfig
+from aib.train.loop import Interrupted, train
 from aib.train.run_folder import RunFolder
 from aib.train.weights import load_run, save_weights
-from tiny import outcome, rows, same, tiny_config, write_npz
+from short_runs import STEPS, AfterStep, interrupt
+from tiny import outcome, same, tiny_config
 
-posix = pytest.mark.skipif(os.name != "posix", reason="needs fork, signals and file size limits")
+data, whole, after_step = short_runs.data, short_runs.whole, short_runs.after_step
 
 
 def names(folder: Path) -> list[str]:
@@ -163,182 +163,22 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     assert exploded.exists()
 
 
-# --- real processes
-
-SERVER = """
-import json, os, resource, signal, sys, time
-import torch
-torch.set_num_threads(1)
-import aib.train.loop, aib.commands.train, aib.commands.eval, aib.train.evaluate, lightning_fabric, rich.console
-from aib.cli import main
-
-def wait(path, lines, process, limit=30):
-    began = time.monotonic()
-    while time.monotonic() - began < limit:
-        if os.path.exists(path) and open(path).read().count("\\n") >= lines:
-            return
-        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            return
-        time.sleep(0.002)
-
-for line in sys.stdin:
-    job = json.loads(line)
-    process = os.fork()
-    if process == 0:
-        for number, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        if job.get("limit"):
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], resource.RLIM_INFINITY))
-        code = main(job["arguments"])
-        sys.stdout.flush()
-        os._exit(code)
-    if "signal" in job:
-        wait(job["log"], job["lines"], process)
-        time.sleep(job["delay"])
-        os.kill(process, job["signal"])
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
-"""
-"""Runs command lines in processes of their own without importing torch for each."""
-
-
-class Server:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    def __call__(self, *arguments: object, **job: Any) -> tuple[int, str, str]:
-        """Exit code (minus the signal for a killed one), stdout and stderr of ``aib ARGUMENTS``."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        out, err = self.folder / "out.txt", self.folder / "err.txt"
-        job |= {"arguments": [str(a) for a in arguments], "out": str(out), "err": str(err)}
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline()), out.read_text(), err.read_text()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server"))
-    yield made
-    assert made.process.stdin is not None
-    made.process.stdin.close()
-    made.process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_npz(tmp_path_factory.mktemp("data") / "squares.npz")
-
-
-OPTIONS = ("--model", "vgg_xs_aib_qt", "--anchors", 8, "--epochs", 4, "--batch-size", 16, "--crop-padding", 2, "--beta", 1e-3,
-           "--device", "cpu", "--checkpoint-minutes", 0)  # fmt: skip
-"""A checkpoint after every step: kills hit every moment of writing."""
-
-
-@pytest.fixture(scope="module")
-def whole(server: Server, data: Path) -> RunFolder:
-    """An undisturbed run."""
-    code, out, err = server("train", "--data", data, *OPTIONS, "--out", server.folder / "whole")
-    assert (code, err) == (0, ""), err
-    assert "saved in" in out
-    return RunFolder.open(server.folder / "whole")
-
-
-@posix
-def test_kill_9_at_any_moment_loses_nothing(server: Server, data: Path, whole: RunFolder, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    seconds = sum(json.loads(line)["seconds"] for line in whole.metrics.read_text().splitlines())
-    chooser, killed = random.Random(time.time_ns()), 0
-    start = ("train", "--data", data, *OPTIONS, "--out", folder.path)
-    for _ in range(3):
-        delay = chooser.uniform(0.05, 0.05 + 0.4 * seconds)
-        code, _, err = server(*start, signal=9, log=str(folder.path / "config.toml"), lines=1, delay=delay)
-        assert code in (-9, 0), err
-        killed += code == -9
-        if code == 0:
-            break
-        if folder.last.exists():
-            assert load_checkpoint(folder.last)["state"]["step"] > 0
-        start = ("train", "--resume", folder.path)
-    if code != 0:
-        code, _, err = server("train", "--resume", folder.path)
-        assert code == 0, err
-    assert killed > 0
-    assert same(outcome(folder), outcome(whole))
-    assert not list(folder.path.rglob("*.tmp"))
-
-
-@posix
-@pytest.mark.parametrize("number", [2, 15])
-def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(
-    server: Server, data: Path, whole: RunFolder, tmp_path: Path, number: int
-) -> None:
-    folder = RunFolder(tmp_path / "run")
-    start = ("train", "--data", data, *OPTIONS, "--out", folder.path)
-    code, out, err = server(*start, signal=number, log=str(folder.metrics), lines=2, delay=0.02)
-    assert code == 130
-    assert "stopping after this step" in out
-    (line,) = err.splitlines()
-    assert line.startswith("aib train: stopped after ")
-    assert line.endswith(f"aib train --resume {folder.path}")
-    assert len(rows(folder)) < 4
-    if number == 15:
-        return
-    assert server("train", "--resume", folder.path)[0] == 0
-    assert same(outcome(folder), outcome(whole))
-
-
-@posix
-def test_a_full_disk_ends_the_run_in_one_line_and_the_old_checkpoint_stays(
-    server: Server, data: Path, whole: RunFolder, tmp_path: Path
-) -> None:
-    folder = RunFolder(tmp_path / "run")
-    start = ("train", "--data", data, *OPTIONS, "--out", folder.path)
-    server(*start, signal=2, log=str(folder.metrics), lines=1, delay=0.02)
-    before = {path.name: path.read_bytes() for path in folder.last.parent.iterdir()}
-    size = folder.last.stat().st_size
-    for limit in (size // 4, size - 100):
-        code, _, err = server("train", "--resume", folder.path, limit=limit)
-        assert code == 2
-        (line,) = err.splitlines()
-        assert line.startswith("aib train: ")
-        assert "Traceback" not in err
-        assert names(folder.last.parent) == sorted(before)
-        assert folder.last.read_bytes() == before["last.ckpt"]
-    assert server("train", "--resume", folder.path)[0] == 0
-    assert same(outcome(folder), outcome(whole))
-
-
-@posix
-def test_a_disk_too_full_for_the_first_file_is_one_line(server: Server, data: Path, tmp_path: Path) -> None:
-    code, _, err = server("train", "--data", data, *OPTIONS, "--out", tmp_path / "run", limit=400)
-    assert code == 2
-    (line,) = err.splitlines()
-    assert line.startswith("aib train: File too large (")
-    assert not (tmp_path / "run").exists()  # nothing is in the way of the next try
+# --- a run's
 
 
 def test_a_cut_last_checkpoint_of_a_run_can_be_replaced_by_the_previous(
-    whole: RunFolder, server: Server, data: Path, tmp_path: Path
+    whole: RunFolder, data: Path, tmp_path: Path, after_step: AfterStep
 ) -> None:
+    after_step(STEPS + 3, interrupt)
+    with pytest.raises(Interrupted):
+        train(tiny_config(data, tmp_path / "run"))
     folder = RunFolder(tmp_path / "run")
-    start = ("train", "--data", data, *OPTIONS, "--out", folder.path)
-    server(*start, signal=2, log=str(folder.metrics), lines=2, delay=0.0)
     folder.last.write_bytes(folder.last.read_bytes()[:-1000])
-    code, _, err = server("train", "--resume", folder.path)
-    assert code == 2
-    (line,) = err.splitlines()
-    assert "last.ckpt is cut or damaged" in line
     previous = folder.last.with_name("previous.ckpt")
-    assert f"put {previous} in its place" in line
+    with pytest.raises(ValueError, match=rf"last\.ckpt is cut or damaged; .*put {re.escape(str(previous))} in its place"):
+        train(TrainConfig(), resume=folder.path)
     previous.replace(folder.last)
-    assert server("train", "--resume", folder.path)[0] == 0
-    assert same(outcome(folder), outcome(whole))
+    assert same(outcome(train(tiny_config(data, "elsewhere"), resume=folder.path)), outcome(whole))
 
 
 # --- the selected weights

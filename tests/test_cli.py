@@ -314,19 +314,6 @@ def test_options_override_a_recipe(photos: Path, tmp_path: Path) -> None:
 # --- real processes
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
-def test_a_reader_that_leaves_does_no_harm(photos: Path, tmp_path: Path) -> None:
-    train_command = f"train --data {photos} --out {tmp_path / 'run'} --model vgg_xs --epochs 3 --batch-size 8 --device cpu"
-    for words in ("--help", "train --help", "recipes", train_command):
-        script = f"{sys.executable} -m aib {words} | head -n 1; echo ${{PIPESTATUS[0]}}"
-        found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=100, check=True)
-        assert found.stderr == ""
-        assert found.stdout.splitlines()[-1] == "0"
-    # the run went on to its end
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
-    assert (tmp_path / "run" / "model.safetensors").exists()
-
-
 @pytest.mark.slow
 def test_a_process_from_train_to_eval_and_explain(photos: Path, tmp_path: Path) -> None:
     found = aib("train", "--data", photos, "--out", "run", *SHORT, cwd=tmp_path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import sys
 from collections.abc import Callable, Sequence
+
+from aib.commands.output import GONE, say_error, steady_output
 
 __all__ = ["COMMANDS", "main"]
 
@@ -40,15 +41,11 @@ def command(verb: str) -> Callable[[Sequence[str]], None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1 (doctor found something missing), 2 (bad input) or 130 (interrupted)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        code = _run(given)
-        if sys.stdout is not None:  # as it is under pythonw and >&-
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # the reader of a pipe has gone (| head): be quiet, also while the interpreter flushes on its way out
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    with steady_output() as stream:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    if stream.failure is not None and stream.failure.errno not in GONE:
+        say_error(f"aib: the output could not be written: {_one_line(stream.failure)}")
+        return code or 2
     return code
 
 
@@ -65,7 +62,7 @@ def _run(given: Sequence[str]) -> int:
     if verb not in COMMANDS:
         near = difflib.get_close_matches(verb, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(COMMANDS)}"
-        print(f"aib: unknown command {verb!r}; {hint}", file=sys.stderr)
+        say_error(f"aib: unknown command {verb!r}; {hint}")
         return 2
     try:
         if verb in COMPUTING:
@@ -74,19 +71,17 @@ def _run(given: Sequence[str]) -> int:
             keep_freed_memory()
         command(verb)(rest)
     except KeyboardInterrupt:
-        print(f"aib {verb}: interrupted", file=sys.stderr)
+        say_error(f"aib {verb}: interrupted")
         return 130
     except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # rich's way to leave when the reader has gone
-            return 0
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
         if type(error).__name__ == "Interrupted":
-            print(f"aib {verb}: {error}", file=sys.stderr)
+            say_error(f"aib {verb}: {error}")
             return 130
-        if isinstance(error, BrokenPipeError) or not isinstance(error, ValueError | OSError):
+        if not isinstance(error, ValueError | OSError):
             raise
-        print(f"aib {verb}: {_one_line(error)}", file=sys.stderr)
+        say_error(f"aib {verb}: {_one_line(error)}")
         return 2
     return 0
 

@@ -242,6 +242,7 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _record(target: Path, options: DemoOptions, run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """All seeds' numbers with paired intervals, and how they were made."""
     from aib.interpret import paired_difference
+    from aib.train.checkpoint import write_text
 
     def difference(a: tuple[str, str], b: tuple[str, str]) -> list[float]:
         return list(paired_difference([row[a[0]][a[1]] for row in rows], [row[b[0]][b[1]] for row in rows]))
@@ -266,4 +267,4 @@ def _record(target: Path, options: DemoOptions, run: Path, rows: Sequence[Mappin
         "seeds": list(rows),
     }
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(target, json.dumps(content, indent=1) + "\n")

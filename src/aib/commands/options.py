@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -16,6 +18,9 @@ __all__ = ["parse_options"]
 T = TypeVar("T")
 
 _RULE = re.compile(r"[─-]{5,}")
+
+_LEAST_WIDTH = 40
+"""Columns for the help; in fewer than ten its layout would never end."""
 
 
 def parse_options(options: type[T], verb: str, arguments: Sequence[str], default: T | None = None) -> T:
@@ -35,12 +40,29 @@ def parse_options(options: type[T], verb: str, arguments: Sequence[str], default
     given: dict[str, Any] = {} if default is None else {"default": default}
     box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(box):
+        with contextlib.redirect_stderr(box), _room():
             return tyro.cli(options, prog=prog, args=list(arguments), **given)
     except SystemExit as stop:
         if not stop.code:
             raise
     raise ValueError(f"{_in_one_line(box.getvalue())}; see {prog} --help")
+
+
+@contextlib.contextmanager
+def _room() -> Iterator[None]:
+    """Some columns to print in, also where the terminal claims to have none."""
+    if shutil.get_terminal_size().columns >= _LEAST_WIDTH:
+        yield
+        return
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(_LEAST_WIDTH)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
 
 
 def _in_one_line(box: str) -> str:

@@ -29,9 +29,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(mode)  # that of any new file; safetensors makes one that no other user may read
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # it may be the disk that fails
@@ -40,11 +44,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     if os.name == "posix":  # the rename itself reaches the disk with the folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with contextlib.suppress(OSError):  # network file systems that cannot flush a folder; the file is in place
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,7 +72,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool
         try:
             torch.save({"format": FORMAT, **state}, temporary)
         except RuntimeError as error:  # torch reports a full disk as a failed stream write
-            raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+            raise OSError(f"cannot write {path}; is the disk full? ({str(error).splitlines()[0]})") from error
         if keep_previous and path.exists():
             link(path, path.with_name("previous.ckpt"))
 

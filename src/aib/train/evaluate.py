@@ -112,9 +112,9 @@ def evaluate(
         name += f"-{labels}"
     if samples is not None:  # beside the mean path's, which the report shows
         name += f"-{samples[0]}x{samples[1]}"
-    run.folder.write_json(f"eval/{name}.json", result)
     _save_arrays(run.folder, name, found)
     _save_gallery(run.folder, name, found, chosen, class_names, other_maps or {})
+    run.folder.write_json(f"eval/{name}.json", result)  # last: where it is, the evaluation is complete
     return result
 
 
@@ -199,7 +199,9 @@ def _save_arrays(folder: RunFolder, name: str, found: Predictions) -> None:
         with path.open("wb") as file:
             np.savez_compressed(file, **content)
 
-    write_atomically(folder.path / "eval" / f"{name}.npz", write)
+    target = folder.path / "eval" / f"{name}.npz"
+    target.parent.mkdir(exist_ok=True)
+    write_atomically(target, write)
 
 
 def _save_gallery(
@@ -225,6 +227,7 @@ def _save_gallery(
     }
     target = folder.path / "eval" / f"{name}-gallery"
     target.mkdir(parents=True, exist_ok=True)
+    (folder.path / "eval" / f"{name}-gallery.json").unlink(missing_ok=True)  # before the files that it names
     for old in target.iterdir():
         old.unlink()
     items: list[dict[str, Any]] = []

@@ -93,7 +93,7 @@ def train(
     Raises:
         ValueError: bad input of any kind, in one line.
         DivergedError: the loss left the numbers; the last good checkpoint is kept.
-        Interrupted: Ctrl-C or SIGTERM; the run is saved.
+        Interrupted: Ctrl-C, SIGTERM or a closed terminal; the run is saved.
         ConnectionError: another process of the run is gone.
     """
     world, devices = read_world(os.environ), config.run.devices  # those given now: a launcher need not start as many as last time
@@ -122,8 +122,9 @@ def train(
             check_crop(config.data.crop_padding, bundle)
             check_first_pass(model, bundle)
             if first:
+                folder.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(folder.locked())  # before the configuration: of two that start at once, one writes it
                 folder.create(config)
-                held.enter_context(folder.locked())
         if first and not folder.has("environment.json"):
             folder.write_json("environment.json", environment(str(fabric.device), config.run.precision, world.size))
         card = describe(config, bundle, model)
@@ -252,12 +253,12 @@ class _Fit:
             if stopping or due:
                 self._check_finite()
                 self._check_weights()
-                state.seconds = now - began
+                state.seconds = max(0.0, now - began)
                 self._save()
             if stopping:
                 done = f"{state.step} of {config.optim.epochs * self.per_epoch} steps"
                 raise Interrupted(f"stopped after {done}, saved; go on with: aib train --resume {self.folder.path}")
-        trained = time.monotonic() - began
+        trained = max(1e-3, time.monotonic() - began)  # a coarse clock may stand still
         self._check_finite()
         if self.world > 1:
             self.running.sums = self.running.total(self._sum)
@@ -282,7 +283,7 @@ class _Fit:
             "step": state.step,
             "lr": config.optim.lr * lr_factor(state.step - 1, self.per_epoch, config.optim),
             "beta": config.optim.beta * warmed_share(state.step - 1, self.per_epoch, config.optim),
-            "seconds": round(time.monotonic() - began, 3),
+            "seconds": round(max(trained, time.monotonic() - began), 3),
             "images_per_second": round(self.per_epoch * config.optim.batch_size / trained, 1),
             "train": numbers,
             "val": val,

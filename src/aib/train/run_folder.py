@@ -22,6 +22,11 @@ LOCK = ".training.lock"
 """File that the process that trains in a folder holds."""
 
 
+def _is_leftover(path: Path) -> bool:
+    """Whether a file in a run's place is what a training has there that was killed before its first word, or has not come to it."""
+    return path.name == LOCK or (path.name.startswith(".config.toml.") and path.suffix == ".tmp")
+
+
 def environment(device: str, precision: str, processes: int = 1) -> dict[str, Any]:
     """Versions, machine and commit, for the record of a run, and the number of its processes where there are several."""
     from importlib.metadata import version
@@ -89,12 +94,12 @@ class RunFolder:
         path = self.path
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; a run needs a folder of its own")
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and not all(_is_leftover(inside) for inside in path.iterdir()):
             hint = f"continue it with --resume {path}, or " if (path / "config.toml").exists() else ""
             raise ValueError(f"{path} exists and is not empty: {hint}choose another folder with --out")
 
     def create(self, config: TrainConfig) -> None:
-        """Make the folder and write the configuration.
+        """Make the folder and write the configuration; two that may meet there hold the folder with `locked`.
 
         Raises:
             ValueError: see `check_free`.
@@ -104,12 +109,15 @@ class RunFolder:
 
         self.check_free()
         try:
-            self.best.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.remove_leftovers()
             self.write_text("config.toml", tomli_w.dumps(config_to_dict(config)))
-        except OSError:
-            with contextlib.suppress(OSError):  # empty as it is, it would be in the way of the next try
-                self.best.parent.rmdir()
-                self.path.rmdir()
+            self.best.parent.mkdir(exist_ok=True)
+        except BaseException:
+            if not self.has("config.toml"):
+                with contextlib.suppress(OSError):  # empty as it is, it would be in the way of the next try
+                    (self.path / LOCK).unlink(missing_ok=True)
+                    self.path.rmdir()
             raise
 
     @classmethod
@@ -184,8 +192,8 @@ class RunFolder:
         return (self.path / name).is_file()
 
     def remove_leftovers(self) -> None:
-        """Delete what a killed process left half written."""
-        for leftover in (*self.path.glob(".*.tmp"), *self.last.parent.glob(".*.tmp")):
+        """Delete what a killed process left half written; safetensors has names of its own for that."""
+        for leftover in (*self.path.glob(".*.tmp"), *self.path.glob(".tmp*"), *self.last.parent.glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
 
     def check_checkpoint(self) -> None:
@@ -197,7 +205,8 @@ class RunFolder:
         self.last.parent.mkdir(parents=True, exist_ok=True)
         if self.last.exists():
             return
-        others = (self.last.with_name("previous.ckpt"), self.best, self.weights, self.metrics)
+        # weights and log of the first epoch come before the first checkpoint; they are written again
+        others = (self.last.with_name("previous.ckpt"), self.best, *([self.metrics] if self.finished_epochs > 1 else []))
         if found := [str(path) for path in others if path.exists()]:
             raise ValueError(
                 f"{self.last} is missing, but {', '.join(found)} exist: put one in its place, or start a run elsewhere"
@@ -228,9 +237,18 @@ class RunFolder:
             raise ValueError(f"{target} is damaged: {error}") from None
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add one epoch's row to ``metrics.jsonl``."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one epoch's row to ``metrics.jsonl``, on the disk before the checkpoint that counts the epoch.
+
+        Raises:
+            OSError: it cannot be written; the file is named.
+        """
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.metrics)) from error
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop rows of epochs after ``epochs``: they belong to a future that resuming undoes. A cut last line goes too."""

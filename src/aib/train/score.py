@@ -130,11 +130,11 @@ def score_run(
         result["detection"] = detection_numbers(job.run, job.split, outside, device=device, seed=settings.seed)
     result["agreement"] = metric_agreement(_metric_table(result))
     name = settings.split if settings.data is None else f"{Path(settings.data).stem}-{settings.split}"
-    job.run.folder.write_json(f"score/{name}.json", result)
     sizes = sorted({edit.size for edit in edits if edit.name.endswith("window")})
     shown = [edit for edit in edits if not edit.name.endswith("window") or edit.size == sizes[len(sizes) // 2]]
     explainers = {**({OWN_MAP: AttentionMap(job.run.model)} if job.run.model.has_map else {}), **job.explainers}
     save_edited_gallery(job.run.folder, name, job.run, job.split, shown, explainers, seed=settings.seed, device=device)
+    job.run.folder.write_json(f"score/{name}.json", result)  # last: where it is, the scores are complete
     return result
 
 

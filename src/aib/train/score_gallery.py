@@ -47,6 +47,7 @@ def save_edited_gallery(
     pixels = batch.images.cpu().float()
     target = folder.path / "score" / f"{name}-gallery"
     target.mkdir(parents=True, exist_ok=True)
+    (folder.path / "score" / f"{name}-gallery.json").unlink(missing_ok=True)  # before the files that it names
     for old in target.iterdir():
         old.unlink()
     versions: list[tuple[str, float | None, Tensor]] = [("original", None, pixels)]

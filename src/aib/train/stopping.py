@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Interrupted", "StopRequest"]
+__all__ = ["Interrupted", "StopRequest", "stop_signals"]
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error: the run is saved and can go on)
@@ -18,9 +18,11 @@ class Interrupted(Exception):  # noqa: N818 (not an error: the run is saved and 
 
 
 class StopRequest:
-    """Context in which Ctrl-C and SIGTERM ask for a stop instead of making one; a second signal stops at once.
+    """Context in which Ctrl-C, SIGTERM and a closed terminal ask for a stop instead of making one.
 
-    Outside the main thread signals cannot be caught, and nothing is changed.
+    A second Ctrl-C stops at once; other signals may come several times, as from a sweep and from the terminal they share. A
+    process that was started to outlive its terminal (``nohup``) does. Outside the main thread signals cannot be caught, and nothing
+    is changed.
 
     Args:
         say: called with a line for the user when a stop is asked for.
@@ -29,12 +31,13 @@ class StopRequest:
 
     def __init__(self, say: Callable[[str], None], echo: float = 0.0) -> None:
         self.say, self.echo = say, echo
-        self.asked, self.asked_at = False, 0.0
+        self.asked = False
+        self._pressed_at: float | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._ask) for number in stop_signals()}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -42,10 +45,21 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
-            if time.monotonic() - self.asked_at < self.echo:
-                return
-            raise KeyboardInterrupt
-        self.asked, self.asked_at = True, time.monotonic()
-        with contextlib.suppress(Exception):  # the signal may have come in the middle of anything, and the run matters more
-            self.say("stopping after this step; press Ctrl-C again to stop without saving")
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self._pressed_at is None:
+                self._pressed_at = now
+            elif now - self._pressed_at >= self.echo:
+                raise KeyboardInterrupt
+        if not self.asked:
+            self.asked = True
+            with contextlib.suppress(Exception):  # the signal may have come in the middle of anything, and the run matters more
+                self.say("stopping after this step; press Ctrl-C again to stop without saving")
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What asks a process to end: SIGINT, SIGTERM, and where there are terminals SIGHUP, unless it is to be ignored."""
+    found = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        found.append(signal.SIGHUP)
+    return found

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from aib.train.config import TrainConfig, same_run
 from aib.train.run_folder import RunFolder
+from aib.train.stopping import stop_signals
 
 __all__ = ["SweepRun", "grid", "run_all"]
 
@@ -153,11 +154,11 @@ def run_all(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM raise KeyboardInterrupt, also in a process that a script started in the background."""
+    """Have `stop_signals` raise KeyboardInterrupt, also in a process that a script started in the background."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in stop_signals()}
     try:
         yield
     finally:
