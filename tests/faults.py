@@ -93,6 +93,9 @@ class Job:
     def wait(self) -> tuple[int, str, str]:
         """See `Server.__call__`."""
         code = self.server.ask({"wait": self.process})
+        reader = Path(f"{self.out}.reader")
+        while reader.exists() and Path(f"/proc/{reader.read_text()}").exists():  # of a terminal: it ends with the last byte
+            time.sleep(0.01)
         out = self.out.read_text(errors="replace") if self.out.is_file() else ""
         return code, out, self.err.read_text(errors="replace")
 
@@ -155,7 +158,7 @@ def _child(job: dict[str, Any]) -> int:
     except BaseException:
         import traceback
 
-        traceback.print_exc()
+        Path(job["err"]).write_text(traceback.format_exc())
     return code
 
 

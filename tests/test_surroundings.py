@@ -78,7 +78,7 @@ def test_a_hang_up_saves_the_run(server: Server, data: Path, whole: Whole, tmp_p
         assert (code, err) == (0, ""), err
         assert same(outcome(folder), outcome(whole.folder))
         return
-    assert code == 130
+    assert code == 130, err
     if how == "SIGHUP":
         (line,) = err.splitlines()
         assert line.startswith("aib train: stopped after")

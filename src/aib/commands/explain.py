@@ -44,6 +44,7 @@ def run(arguments: Sequence[str]) -> None:
     from aib.data.images import ImageError, read_image
     from aib.functional import nats_to_bits
     from aib.report.overlay import save_overlay
+    from aib.train.checkpoint import naming
     from aib.train.device import choose_device
     from aib.train.weights import load_run
 
@@ -73,9 +74,7 @@ def run(arguments: Sequence[str]) -> None:
         raw = details.map[0, 0].float().cpu().numpy()
         best = int(probabilities.argmax())
         name, confidence = trained.class_names[best], float(probabilities[best])
-        np.save(options.out / f"{stem}.npy", raw)
         shown = pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
-        save_overlay(options.out / f"{stem}.png", shown, raw, name, confidence, anchors, scale=options.scale)
         record = {
             "image": str(file), "prediction": name, "confidence": confidence,
             "probabilities": dict(zip(trained.class_names, probabilities.tolist())),
@@ -83,7 +82,10 @@ def run(arguments: Sequence[str]) -> None:
             "map": {"file": f"{stem}.npy", "height": raw.shape[0], "width": raw.shape[1], "least": float(raw.min()),
                     "greatest": float(raw.max()), "anchors": anchors},
         }  # fmt: skip
-        (options.out / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        with naming(options.out / stem):
+            np.save(options.out / f"{stem}.npy", raw)
+            save_overlay(options.out / f"{stem}.png", shown, raw, name, confidence, anchors, scale=options.scale)
+            (options.out / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         console.print(f"{file}  {name}  {100 * confidence:.1f} %", markup=False)
     if skipped:
         console.print(f"left out {len(skipped)} of {len(files)} files:\n  " + "\n  ".join(skipped), markup=False)

@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 _RULE = re.compile(r"[─-]{5,}")
 
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+"""What tyro colours with, if standard output is a terminal."""
+
 _LEAST_WIDTH = 40
 """Columns for the help; in fewer than ten its layout would never end."""
 
@@ -67,7 +70,7 @@ def _room() -> Iterator[None]:
 
 def _in_one_line(box: str) -> str:
     """What tyro says went wrong, without its frame, with the nearest option that exists."""
-    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    lines = [line.strip("│╭╮╰╯ ") for line in _COLOUR.sub("", box).splitlines()]
     if len(lines) > 1 and _RULE.fullmatch(lines[1]):  # without a frame (the terminal lacks the characters) the title is underlined
         lines = lines[2:]
     body = [line for line in lines if line and (_RULE.fullmatch(line) or not line.startswith("─"))]

@@ -61,9 +61,13 @@ def steady_output() -> Iterator[SteadyStream]:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    for name in ("COLUMNS", "LINES"):
+        if os.environ.get(name) == "0":  # some programs say so of a terminal whose size they do not know; nothing would be printed
+            del os.environ[name]
     for each in (sys.stdout, sys.stderr):
         if isinstance(each, io.TextIOWrapper):
-            each.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):
+                each.reconfigure(errors="backslashreplace")
     with contextlib.ExitStack() as held:
         before = sys.stdout
         stream = before if before is not None else held.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123

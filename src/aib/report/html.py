@@ -143,7 +143,9 @@ def _write(out: Path, text: str) -> Path:
             file.write(text)
         Path(name).chmod(0o644)
         Path(name).replace(out)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(out)) from error
         raise
     return out

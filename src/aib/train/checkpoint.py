@@ -6,14 +6,14 @@ import contextlib
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["FORMAT", "link", "load_checkpoint", "save_checkpoint", "strip_prefixes", "write_atomically", "write_text"]
+__all__ = ["FORMAT", "link", "load_checkpoint", "naming", "save_checkpoint", "strip_prefixes", "write_atomically", "write_text"]
 
 FORMAT = 1
 """Version of the checkpoint's layout; another one is refused."""
@@ -50,6 +50,19 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Context in which an error of the disk that names no file, as those of numpy and Pillow, gets the name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is None:  # numpy counts what was written
+            raise OSError(f"cannot write {path}; is the disk full? ({error})") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:

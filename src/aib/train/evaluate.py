@@ -17,7 +17,7 @@ from aib.data.bundle import DataBundle, Split, batch_indices
 from aib.data.classes import same_name
 from aib.functional import nats_to_bits
 from aib.interpret import localize, map_ablation, reliability_bins, wilson_interval
-from aib.train.checkpoint import write_atomically
+from aib.train.checkpoint import naming, write_atomically
 from aib.train.predict import Predictions, predict
 from aib.train.run_data import Labels, label_convention, open_run_data
 from aib.train.run_folder import RunFolder
@@ -113,7 +113,8 @@ def evaluate(
     if samples is not None:  # beside the mean path's, which the report shows
         name += f"-{samples[0]}x{samples[1]}"
     _save_arrays(run.folder, name, found)
-    _save_gallery(run.folder, name, found, chosen, class_names, other_maps or {})
+    with naming(run.folder.path / "eval" / f"{name}-gallery"):
+        _save_gallery(run.folder, name, found, chosen, class_names, other_maps or {})
     run.folder.write_json(f"eval/{name}.json", result)  # last: where it is, the evaluation is complete
     return result
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aib.train.checkpoint import write_text
+from aib.train.checkpoint import naming, write_text
 from aib.train.config import TrainConfig, config_to_dict, read_config
 
 __all__ = ["RunFolder", "environment"]
@@ -242,13 +242,10 @@ class RunFolder:
         Raises:
             OSError: it cannot be written; the file is named.
         """
-        try:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.metrics)) from error
+        with naming(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop rows of epochs after ``epochs``: they belong to a future that resuming undoes. A cut last line goes too."""

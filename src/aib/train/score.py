@@ -29,6 +29,7 @@ from aib.interpret.named_edits import Edit, frequency_edits, window_edits
 from aib.interpret.randomization import map_similarity, randomized_networks
 from aib.interpret.sensitivity import map_sensitivity
 from aib.train.bits import detection_numbers, information_numbers, open_outside
+from aib.train.checkpoint import naming
 from aib.train.predict import predict
 from aib.train.run_data import label_convention, open_run_data
 from aib.train.score_gallery import save_edited_gallery
@@ -133,7 +134,8 @@ def score_run(
     sizes = sorted({edit.size for edit in edits if edit.name.endswith("window")})
     shown = [edit for edit in edits if not edit.name.endswith("window") or edit.size == sizes[len(sizes) // 2]]
     explainers = {**({OWN_MAP: AttentionMap(job.run.model)} if job.run.model.has_map else {}), **job.explainers}
-    save_edited_gallery(job.run.folder, name, job.run, job.split, shown, explainers, seed=settings.seed, device=device)
+    with naming(job.run.folder.path / "score" / f"{name}-gallery"):
+        save_edited_gallery(job.run.folder, name, job.run, job.split, shown, explainers, seed=settings.seed, device=device)
     job.run.folder.write_json(f"score/{name}.json", result)  # last: where it is, the scores are complete
     return result
 
