@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,19 @@ CONVENTIONS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 CHUNK_ELEMENTS = 1 << 22
 """Pixels converted at a time, so that no copy of a whole array in floats is ever made."""
 
+BOMB_BYTES, BOMB_RATIO = 1 << 28, 200
+"""An archive that unpacks to more bytes than the first, and to more than the second times its own size, is refused: black and white
+shapes shrink to a hundredth, photographs to a half, a decompression bomb to a thousandth."""
+
+SHOWN = 8
+"""Keys that a message names before it counts the rest."""
+
 
 def open_arrays(path: Path | str, *, val_fraction: float | None = 0.1, seed: int = 0) -> DataBundle:
     """Open an ``.npz`` file; see `bundle_arrays` for what it may hold. Nothing in it is ever unpickled.
 
     Raises:
-        ValueError: the file is missing, cut or not an ``.npz`` file, or see `bundle_arrays`.
+        ValueError: the file is missing, cut, not an ``.npz`` file or a decompression bomb, or see `bundle_arrays`.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -39,9 +46,19 @@ def open_arrays(path: Path | str, *, val_fraction: float | None = 0.1, seed: int
         raise ValueError(f"{path} is {'cut off or damaged' if cut else 'not an .npz file'}; expected one written by numpy.savez")
     try:
         archive = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        members = archive.zip.infolist()
+    except Exception as error:  # zipfile raises whatever it trips over: NotImplementedError, struct.error, ...
         raise ValueError(f"{path} cannot be read: {_one_line(error)}") from error
     with archive:
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size):
+            raise ValueError(
+                f"{path} would unpack to {unpacked:,} bytes, more than {BOMB_RATIO} times its size; if it is no decompression "
+                "bomb, save it anew with numpy.savez"
+            )
+        # a piece of bzip2 or LZMA has no bound on what it unpacks to, whatever size the archive tells
+        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+            raise ValueError(f"{path} is compressed in a way that numpy does not write; save it anew with numpy.savez")
         return bundle_arrays(archive, name=path.stem, source=str(path), val_fraction=val_fraction, seed=seed)
 
 
@@ -131,7 +148,7 @@ class _Arrays:
         """
         try:
             array = self.arrays[key]
-        except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # of a damaged header or member: a dozen types, of numpy, zipfile, zlib, tokenize, ...
             if "allow_pickle" in str(error):
                 raise self.error(f"{key} holds Python objects, which are not read; save it as an array of numbers") from error
             raise self.error(f"{key} cannot be read: {_one_line(error)}") from error
@@ -160,7 +177,9 @@ def _convention(archive: _Arrays) -> tuple[str, str]:
             raise archive.error(f"only one of {image_val} and {label_val} is there; a validation split needs both")
         if all(key in archive.arrays for key in needed):
             return templates
-    found = ", ".join(sorted(archive.arrays)) or "nothing"
+    keys = sorted(archive.arrays)
+    found = ", ".join(key if key.isprintable() else repr(key) for key in keys[:SHOWN]) or "nothing"
+    found += f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     raise archive.error(
         f"has {found}; expected x_train, y_train, x_test, y_test (Keras) "
         "or train_images, train_labels, test_images, test_labels (MedMNIST)"
@@ -187,7 +206,16 @@ def _class_names(archive: _Arrays, train_labels: Tensor, key: str) -> tuple[str,
         names = archive.read("class_names")
         if names.ndim != 1 or len(names) == 0:
             raise archive.error(f"class_names has shape {names.shape}; expected (classes,)")
-        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+        if names.dtype.kind not in "USiu":
+            raise archive.error(f"class_names is of type {names.dtype}; expected texts")
+        try:
+            texts = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
+        except Exception as error:  # letters that there are not: a SystemError of Python's
+            raise archive.error(f"class_names holds no texts: {_one_line(error)}") from error
+        name, times = Counter(texts).most_common(1)[0]
+        if times > 1:
+            raise archive.error(f"class_names has {name!r} {times} times; every class needs a name of its own")
+        return tuple(texts)
     count = int(train_labels.max()) + 1
     if count > len(train_labels):
         raise archive.error(
@@ -270,4 +298,6 @@ def _masks(archive: _Arrays, key: str, images: np.ndarray) -> Tensor | None:
     n, _, h, w = images.shape
     if masks.shape not in ((n, h, w), (n, h, w, 1), (n, 1, h, w)):
         raise archive.error(f"{key} has shape {masks.shape}; expected ({n}, {h}, {w}), one mask an image")
+    if masks.dtype.kind not in "biuf":
+        raise archive.error(f"{key} is of type {masks.dtype}; expected booleans or numbers, not zero where the object is")
     return torch.from_numpy(masks.reshape(n, 1, h, w) != 0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
-from pathlib import Path
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 __all__ = ["check_file", "md5_of", "odd_file", "unpack"]
 
@@ -40,8 +41,10 @@ def check_file(path: Path, expected: str) -> None:
 def unpack(archive: Path, expected: str, folder: str) -> Path:
     """Check an archive and unpack its ``folder`` beside it; whole or not at all, so that half a folder is never taken for one.
 
+    Only files and folders below ``folder`` are unpacked: no links, no devices, nothing outside it, whoever made the archive.
+
     Args:
-        archive: a file that torchvision can unpack (.tgz, .tar.gz, .zip).
+        archive: a tar file, compressed or not.
         expected: its official MD5.
         folder: name of the folder in the archive that is wanted; the rest is dropped.
 
@@ -49,17 +52,39 @@ def unpack(archive: Path, expected: str, folder: str) -> Path:
         The path of the folder.
 
     Raises:
-        ValueError: see `check_file`.
+        ValueError: see `check_file`; or it is no tar file, is damaged, or holds no such folder.
         OSError: the disk is full or cannot be written.
     """
     check_file(archive, expected)
-    from torchvision.datasets.utils import extract_archive
-
     target, beside = archive.parent / folder, archive.parent / f".{folder}.unpacking"
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        extract_archive(str(archive), str(beside))
+        beside.mkdir()
+        with tarfile.open(archive) as packed:
+            for member, name in _below(packed, folder):
+                path = beside / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if member.isdir():
+                    path.mkdir(exist_ok=True)
+                elif (source := packed.extractfile(member)) is not None:
+                    with source, path.open("wb") as file:
+                        shutil.copyfileobj(source, file)
+        if not (beside / folder).is_dir():
+            raise ValueError(f"it holds no folder {folder}")
         (beside / folder).rename(target)
+    except Exception as error:  # of a damaged archive: TarError, EOFError, zlib.error, LZMAError, ...
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the archive's
+            raise
+        raise ValueError(f"{archive} cannot be unpacked: {' '.join(str(error).split()) or type(error).__name__}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target
+
+
+def _below(packed: tarfile.TarFile, folder: str) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
+    """The files and folders of an archive below ``folder`` with their paths, which lead nowhere else."""
+    for member in packed:
+        path = PurePosixPath(member.name)
+        plain = (member.isfile() and not member.issparse()) or member.isdir()
+        if plain and ".." not in path.parts and path.parts[:1] == (folder,):
+            yield member, path

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from aib.data.bundle import DataBundle, check_classes, stratified_split
 from aib.data.checksums import odd_file, unpack
 from aib.data.folder import FileSplit, statistics_batches
 from aib.data.images import decode_image, largest_box, size_pair, upright_size
+from aib.data.texts import read_text
 
 __all__ = ["BoxSplit", "open_cub"]
 
@@ -215,7 +216,7 @@ class _Lists:
         classes = dict(_rows(folder / "classes.txt", str, "a name"))
         if sorted(classes) != list(range(1, len(classes) + 1)):
             raise ValueError(f"{folder / 'classes.txt'} does not number its {len(classes)} classes from 1")
-        names = dict(_rows(folder / "images.txt", str, "a path"))
+        names = dict(_rows(folder / "images.txt", _inside, "a path below images"))
 
         def of_images(name: str, read: Callable[[str], Any], wanted: str) -> dict[int, Any]:
             found = dict(_rows(folder / name, read, wanted))
@@ -248,8 +249,8 @@ def _rows(file: Path, read: Callable[[str], Any], wanted: str) -> Iterator[tuple
         ValueError: the file is missing or empty, or a line is not a number and what ``wanted`` says.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(file).splitlines()
+    except (OSError, ValueError) as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
         raise ValueError(f"{file} cannot be read: {reason}") from error
     if not lines:
@@ -262,6 +263,13 @@ def _rows(file: Path, read: Callable[[str], Any], wanted: str) -> Iterator[tuple
             yield int(first), read(rest)
         except ValueError as error:
             raise ValueError(f"{file}, line {number}: {line[:80]!r}; expected a number, then {wanted}") from error
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise ValueError
+    return name
 
 
 def _one_of(value: int, allowed: Container[int]) -> int:

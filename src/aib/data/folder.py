@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from aib.data.augment import channel_statistics
 from aib.data.bundle import Batch, DataBundle, Split, TensorSplit, check_classes, stratified_split
 from aib.data.images import ImageError, decode_image, read_image, size_pair, upright_size
+from aib.data.texts import printable
 
 __all__ = ["FileSplit", "open_folder", "read_image", "statistics_batches"]
 
@@ -232,7 +233,7 @@ def open_folder(
         mean=mean,
         std=std,
         image_size=size,
-        skipped=tuple(f"{names[i]}: {bad[i]}" for i in sorted(bad)),
+        skipped=tuple(f"{printable(names[i])}: {bad[i]}" for i in sorted(bad)),
     )
 
 
@@ -256,7 +257,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _unreadable_folder(error: OSError) -> ValueError:
-    return ValueError(f"{error.filename} cannot be listed: {error.strerror}")
+    return ValueError(f"{printable(error.filename)} cannot be listed: {error.strerror}")
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,20 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-__all__ = ["Box", "ImageError", "decode_image", "largest_box", "read_image", "resize_pixels", "size_pair", "to_rgb", "upright_size"]
+from aib.data.texts import printable
+
+__all__ = [
+    "MAX_PIXELS",
+    "Box",
+    "ImageError",
+    "decode_image",
+    "largest_box",
+    "read_image",
+    "resize_pixels",
+    "size_pair",
+    "to_rgb",
+    "upright_size",
+]
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
@@ -22,6 +35,23 @@ CROP_AREA = (0.35, 1.0)
 
 CROP_RATIO = (3 / 4, 4 / 3)
 """Aspect ratio of a random crop, relative to that of the size wanted."""
+
+MAX_PIXELS = 110_000_000
+"""Most pixels that are decoded, a little above the 102 megapixels of the largest cameras in use: they take about a gigabyte.
+A larger JPEG is decoded at a fraction of its size where a small image is wanted, up to Pillow's own limit of 179 million."""
+
+COSTLY = ("JPEG2000", "WEBP", "AVIF")
+"""Formats whose decoders take up to 24 bytes a pixel where others take 8: half as many pixels are decoded."""
+
+STRIP_PIXELS = 1 << 20
+"""Pixels that are converted at a time."""
+
+MAX_SIDE = 10_000
+"""Longest side of the images wanted."""
+
+REFUSED = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "ICNS")
+"""Formats that Pillow hands to a program, to the system or to whatever was registered, instead of decoding them itself; and Apple's
+icons, whose pictures are of any size whatever the file says."""
 
 
 class ImageError(ValueError):
@@ -33,7 +63,7 @@ class ImageError(ValueError):
     """
 
     def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(f"{path} cannot be read as an image: {reason}")
+        super().__init__(f"{printable(path)} cannot be read as an image: {reason}")
         self.path = Path(path)
         self.reason = reason
 
@@ -42,11 +72,11 @@ def size_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) from a pair or from the side of a square.
 
     Raises:
-        ValueError: a side is below 1.
+        ValueError: a side is below 1 or above `MAX_SIDE`.
     """
     pair = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    if min(pair) < 1:
-        raise ValueError(f"image_size is {size}; each side must be at least 1 pixel, such as 224")
+    if min(pair) < 1 or max(pair) > MAX_SIDE:
+        raise ValueError(f"image_size is {size}; each side must lie between 1 and {MAX_SIDE} pixels, such as 224")
     return pair
 
 
@@ -54,12 +84,12 @@ def read_image(path: Path | str, size: int | tuple[int, int], *, channels: int =
     """(channels, H, W) uint8: the shorter side resized and the centre cropped, as in evaluation.
 
     Args:
-        path: an image file of any format, mode and size that Pillow reads.
+        path: an image file of any mode and format that Pillow decodes by itself (not EPS), of at most `MAX_PIXELS`.
         size: (H, W), or the side of a square.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        ImageError: the file is missing, truncated, not an image or larger than Pillow's limit; the message names it.
+        ImageError: the file is missing, truncated, not an image or too large; the message names it.
         ValueError: ``channels`` is neither 1 nor 3, or a side is below 1.
     """
     if channels not in (1, 3):
@@ -87,8 +117,10 @@ def decode_image(
             # lets libjpeg decode a large photograph at 1/2, 1/4 or 1/8, still at least twice the size wanted; the region is one of
             # the image at its own size
             image.draft(None, (2 * max(size), 2 * max(size)))
+        _check_pixels(image)
         # the file's own orientation tag is lost by a conversion: turn first
         ImageOps.exif_transpose(image, in_place=True)
+        _check_pixels(image)  # again: the size of an icon is known only once it is loaded
         rgb = to_rgb(image)
         if region is not None:
             box = _inside(rgb.size, region)
@@ -116,6 +148,7 @@ def upright_size(path: Path | str) -> tuple[int, int]:
     with _opened(path) as image:
         if image.format == "TIFF":
             # Pillow turns these itself while loading, and only then do size and tag agree
+            _check_pixels(image)
             image.load()
         width, height = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
@@ -132,21 +165,60 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: the pixels are not finite, or Pillow has no way from the mode to RGB.
     """
     if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        pixels = np.asarray(image)
-        if not np.isfinite(pixels).all():
-            raise ValueError("it holds NaN or infinite pixels")
-        scale = 255.0 if pixels.min() >= 0.0 and pixels.max() <= 1.0 else 1.0
-        image = Image.fromarray(np.rint(pixels * scale).clip(0, 255).astype(np.uint8))
-    elif image.mode in ("La", "RGBa"):
+        return _by_strips(image, _from_integers).convert("RGB")
+    if image.mode == "F":
+        low, high = _extremes(image)
+        scale = 255.0 if low >= 0.0 and high <= 1.0 else 1.0
+        return _by_strips(image, lambda strip: _from_floats(strip, scale)).convert("RGB")
+    if image.mode in ("La", "RGBa"):
         # premultiplied modes reach RGBA only through their plain counterpart
         image = image.convert(image.mode[:-1] + "A")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+    return _by_strips(image, _on_white) if image.has_transparency_data else image.convert("RGB")
+
+
+def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The image converted some rows at a time: what a large one takes on the way is then little beside itself."""
+    width, height = image.size
+    rows = max(1, STRIP_PIXELS // width)
+    made: Image.Image | None = None
+    for top in range(0, height, rows):
+        strip = convert(image.crop((0, top, width, min(top + rows, height))))
+        if rows >= height:
+            return strip
+        made = made or Image.new(strip.mode, image.size)
+        made.paste(strip, (0, top))
+    assert made is not None  # an image has a row at least
+    return made
+
+
+def _extremes(image: Image.Image) -> tuple[float, float]:
+    """Least and greatest pixel.
+
+    Raises:
+        ValueError: a pixel is not finite.
+    """
+    low, high = math.inf, -math.inf
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        pixels = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        if not np.isfinite(pixels).all():
+            raise ValueError("it holds NaN or infinite pixels")
+        low, high = min(low, float(pixels.min())), max(high, float(pixels.max()))
+    return low, high
+
+
+def _from_integers(strip: Image.Image) -> Image.Image:
+    wide = np.asarray(strip).astype(np.int64).clip(0, 65535)
+    return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+
+
+def _from_floats(strip: Image.Image, scale: float) -> Image.Image:
+    return Image.fromarray(np.rint(np.asarray(strip) * scale).clip(0, 255).astype(np.uint8))
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    layer = strip.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 @contextmanager
@@ -157,6 +229,10 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         raise ImageError(path, "it is a folder" if Path(path).is_dir() else "there is no such regular file")
     try:
         with Image.open(path) as image:
+            if image.format in REFUSED:
+                raise ValueError(f"it is {image.format}, which is not decoded; save it as PNG or JPEG")
+            if 0 in image.size:
+                raise ValueError("it has no pixels")
             yield image
     except UnidentifiedImageError as error:
         raise ImageError(path, "it is not an image that Pillow knows") from error
@@ -166,6 +242,18 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         # Pillow's plugins raise whatever their parser trips over: OSError, SyntaxError, struct.error, KeyError, ...
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ImageError(path, " ".join(reason.split()) or type(error).__name__) from error
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuse an image whose pixels, as they would be decoded now, are too many.
+
+    Raises:
+        ValueError: there are more than `MAX_PIXELS`, or half of that in a format of `COSTLY`.
+    """
+    width, height = image.size
+    most = MAX_PIXELS // 2 if image.format in COSTLY else MAX_PIXELS
+    if width * height > most:
+        raise ValueError(f"it has {width}x{height} pixels; at most {most:,} are decoded")
 
 
 def largest_box(image: tuple[int, int], size: tuple[int, int], across: float = 0.5, down: float = 0.5) -> Box:
