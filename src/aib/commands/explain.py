@@ -71,6 +71,8 @@ def run(arguments: Sequence[str]) -> None:
         if details.map is None:
             raise ValueError(f"{options.run} gives no map")
         probabilities = details.logits.float().softmax(1)[0].cpu()
+        if not probabilities.isfinite().all():
+            raise ValueError(f"{options.run} gives outputs for {file} that are not finite numbers; its weights are damaged")
         raw = details.map[0, 0].float().cpu().numpy()
         best = int(probabilities.argmax())
         name, confidence = trained.class_names[best], float(probabilities[best])

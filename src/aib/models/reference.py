@@ -202,7 +202,10 @@ def _without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise ValueError(f"the state dict {what}; expected tensors by key")
     for key, value in given.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"the state dict has a value of type {type(value).__name__} under {key!r}; expected tensors by key")
+            name = repr(key) if isinstance(key, str) else f"a key of type {type(key).__name__}"
+            raise ValueError(f"the state dict has a value of type {type(value).__name__} under {name}; expected tensors by key")
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            raise ValueError(f"{key!r} is a sparse or quantised tensor or has no data; expected plain numbers")
     tensors = dict(given)
     while all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
@@ -259,7 +262,7 @@ def _two_sizes(tensors: Mapping[str, Tensor], key: str, meaning: str) -> tuple[i
 
 def _some(keys: Iterable[str]) -> str:
     """The first keys by name, the rest as a number."""
-    every = list(keys)
+    every = [key if key.isprintable() else repr(key) for key in keys]
     return ", ".join(every[:SHOWN]) + (f" and {len(every) - SHOWN} more" if len(every) > SHOWN else "")
 
 

@@ -6,6 +6,7 @@ Table 1 reads recorded results; tables 3 and 4 are computed on the spot from the
 from __future__ import annotations
 
 import csv
+import io
 import re
 import shlex
 import statistics
@@ -13,11 +14,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from aib.classifier import Classifier
+from aib.data.texts import read_text
 from aib.interpret.intervals import mean_interval, paired_difference
 from aib.models import create_model
 from aib.recipes import list_recipes
@@ -47,6 +50,9 @@ NO_CHANGE = (
     "recipe", "seed", "data", "root", "model", "download", "workers", "precision", "channels-last", "compile", "devices", "nodes",
 )  # fmt: skip
 """Options of a recorded command that leave it a run of its recipe."""
+
+GREATEST = 1e12
+"""Bound of the numbers of a table of results, which are shares, bits and seeds."""
 
 NAMES = {"vgg_aib_cub": "vgg_aib (CUB)", "wrn_aib_cub": "wrn_aib (CUB)"}
 
@@ -90,15 +96,38 @@ def read_recorded(path: Path, what: str, columns: Iterable[str]) -> list[dict[st
     if not path.exists():
         return []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if missing := set(columns) - set(reader.fieldnames or ()):
-                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-            return list(reader)
-    except (UnicodeDecodeError, csv.Error):
-        raise ValueError(f"{path} is not a table of {what}: it is no text with commas") from None
-    except ValueError as error:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        if missing := set(columns) - set(reader.fieldnames or ()):
+            raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+        rows = list(reader)
+        for number, row in enumerate(rows, start=1):
+            _check_row(row, number)
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} is not a table of {what}: {error}") from None
+    return rows
+
+
+def _check_row(row: Mapping[str | None, Any], number: int) -> None:
+    """Refuse a row that `aib` did not record.
+
+    Raises:
+        ValueError: it has more or fewer values than there are columns, or what should be a number or a command is none.
+    """
+    if None in row or None in row.values():
+        raise ValueError(f"row {number} has more or fewer values than there are columns")
+    for name in ("error", "score", "excess", "above", "rate_bits", "seed", "score_seed", "n"):
+        value = row.get(name, "")
+        try:
+            if value and abs(int(value) if name in ("seed", "score_seed", "n") else float(value)) >= GREATEST:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"the {name} of row {number} is {value[:80]!r}, which is no number") from None
+    if "error" in row and not row["error"]:
+        raise ValueError(f"row {number} has no error")
+    try:
+        shlex.split(row.get("command", ""))
+    except ValueError as error:
+        raise ValueError(f"the command of row {number} is none: {error}") from None
 
 
 def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> PaperTable:

@@ -13,10 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FORMAT", "link", "load_checkpoint", "naming", "save_checkpoint", "strip_prefixes", "write_atomically", "write_text"]
+__all__ = [
+    "FORMAT", "check_stored", "link", "load_checkpoint", "naming", "save_checkpoint", "strip_prefixes", "write_atomically",
+    "write_text",
+]  # fmt: skip
 
 FORMAT = 1
 """Version of the checkpoint's layout; another one is refused."""
+
+TABLES: dict[str, tuple[type, ...]] = {
+    "model": (Tensor,), "running": (Tensor,), "state": (int, float), "optimizer": (dict, list), "precision": (object,),
+}  # fmt: skip
+"""The tables that a checkpoint may have, and what is in them."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -119,14 +127,44 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is cut or damaged{advice}")
     try:
+        check_stored(path)
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:  # torch does not compare the checksums: a flipped bit would be a weight
+                raise zipfile.BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is damaged or no checkpoint of this package ({type(error).__name__}){advice}") from None
     if not isinstance(state, dict) or "format" not in state:
         raise ValueError(f"{path} is no checkpoint of this package")
-    if state["format"] != FORMAT:
-        raise ValueError(f"{path} has checkpoint format {state['format']}; this version of aib reads format {FORMAT}")
+    if type(state["format"]) is not int or state["format"] != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {str(state['format'])[:20]}; this version of aib reads format {FORMAT}")
+    for name, kinds in TABLES.items():
+        table = state.get(name, {})
+        if not isinstance(table, dict) or not all(
+            isinstance(key, str) and isinstance(value, kinds) and is_plain(value) for key, value in table.items()
+        ):
+            raise ValueError(f"{path} is damaged: its {name} is not what aib writes{advice}")
     return state
+
+
+def check_stored(path: Path) -> None:
+    """Refuse a zip file that torch.save did not write: it stores each member once, and as it is.
+
+    Raises:
+        ValueError: a member is compressed or members overlap, as in a decompression bomb.
+        Exception: of many kinds, where it is no zip file.
+    """
+    with zipfile.ZipFile(path) as file:
+        members = file.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError(f"{path} is compressed, which torch.save does not do")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError(f"{path} has members that overlap")
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value, if it is a tensor, is one of numbers in memory: neither sparse nor quantised nor without data."""
+    return not isinstance(value, Tensor) or (value.layout is torch.strided and not value.is_quantized and not value.is_meta)
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

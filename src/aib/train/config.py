@@ -6,6 +6,7 @@ A recipe is a TOML file with the tables ``[data]``, ``[model]``, ``[optim]`` and
 from __future__ import annotations
 
 import difflib
+import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,6 +15,8 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
+
+from aib.data.texts import read_text
 
 __all__ = [
     "MACHINE",
@@ -174,7 +177,7 @@ class TrainConfig:
     run: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        o, d, r = self.optim, self.data, self.run
+        o, d, m, r = self.optim, self.data, self.model, self.run
         for name, value, low, high in (
             ("epochs", o.epochs, 1, 1e6),
             ("batch_size", o.batch_size, 1, 1e6),
@@ -192,16 +195,20 @@ class TrainConfig:
             ("anchor_lr_scale", o.anchor_lr_scale, 0, 1e6),
             ("norm_bias_lr_scale", o.norm_bias_lr_scale, 1e-6, 1e6),
             ("crop_padding", d.crop_padding, 0, 1e4),
+            ("image_size", d.image_size, 1, 1e4),
             ("workers", d.workers, 0, 256),
             ("split_seed", d.split_seed, 0, 2**32 - 1),
+            ("anchors", m.anchors, 2, 1e4),
+            ("latent_dim", m.latent_dim, 1, 1e4),
+            ("min_std", m.min_std, 0, 1e6),
             ("seed", r.seed, 0, 2**32 - 1),
             ("devices", 1 if r.devices is None else r.devices, 1, 1024),
             ("accumulate", 1 if r.accumulate is None else r.accumulate, 1, 1e6),
             ("checkpoint_minutes", r.checkpoint_minutes, 0, 1e6),
         ):
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
-        if o.clip_norm is not None and o.clip_norm <= 0:
+        if o.clip_norm is not None and not o.clip_norm > 0:
             raise ValueError(f"clip_norm is {o.clip_norm}; it must be above 0, or absent for none")
         if not all(0 <= m <= 1 for m in d.mean) or not all(0 < s <= 1 for s in d.std):
             raise ValueError(f"mean is {d.mean} and std {d.std}; they are of pixels in [0, 1], and no std is 0")
@@ -240,10 +247,10 @@ def read_config(path: Path, base: TrainConfig | None = None) -> TrainConfig:
             wrong type.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_text(path))
     except FileNotFoundError:
         raise ValueError(f"no recipe at {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a readable TOML file: {error}") from None
     return config_from_dict(tables, where=str(path), base=base)
 
@@ -262,7 +269,10 @@ def config_from_dict(tables: Mapping[str, Any], where: str = "configuration", ba
         hints = get_type_hints(type(current))
         typed = {key: _convert(value, hints[key], f"{where}: {table.name}.{key}") for key, value in given.items()}
         parts[table.name] = type(current)(**{**{f.name: getattr(current, f.name) for f in fields(current)}, **typed})
-    return TrainConfig(**parts)
+    try:
+        return TrainConfig(**parts)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def config_to_dict(config: TrainConfig) -> dict[str, dict[str, Any]]:
@@ -285,6 +295,9 @@ def _refuse_unknown(given: Mapping[str, Any], allowed: list[str], message: str) 
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """``value`` as the annotated type, without guessing: an int may stand for a float, a list for a tuple."""
     options = list(_union(hint))
+    numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) is int]
+    if not all(-(2**63) <= v < 2**63 for v in numbers):
+        raise ValueError(f"{where} is a whole number of more than 64 bits")
     for option in options:
         if get_origin(option) is Literal and value in get_args(option):
             return value
@@ -297,7 +310,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if isinstance(option, type) and type(value) is option:
             return value
     wanted = " or ".join(_describe(o) for o in options if o is not type(None))
-    raise ValueError(f"{where} is {value!r}; it must be {wanted}")
+    raise ValueError(f"{where} is {reprlib.repr(value)}; it must be {wanted}")
 
 
 def _union(hint: Any) -> Iterator[Any]:

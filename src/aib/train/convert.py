@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import reprlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 from aib.data import open_data
 from aib.models import create_model
 from aib.models.reference import ReferenceNetwork, convert_reference, identify_reference
+from aib.train.checkpoint import check_stored
 from aib.train.checks import check_apart
 from aib.train.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from aib.train.macs import count_macs
@@ -26,6 +28,9 @@ from aib.train.weights import save_weights
 __all__ = ["PublishedCheckpoint", "convert_checkpoint", "published_normalization", "read_published"]
 
 Colour = tuple[float, float, float]
+
+TENSOR_BYTES = 1 << 28
+"""Of the largest tensor that is taken from a checkpoint; a file may hold one number and call it a tensor of any size."""
 
 IMAGE_SIZE = 32
 """Side of the images of every network that can be converted."""
@@ -110,22 +115,34 @@ def read_published(path: Path) -> PublishedCheckpoint:
     if found is None and all(isinstance(value, Tensor) for value in content.values()):
         found = content
     if not isinstance(found, Mapping) or not found:
-        keys = [str(key) for key in content] + ([f"model_states.{key}" for key in states] if isinstance(states, Mapping) else [])
+        inner = states if isinstance(states, Mapping) else {}
+        keys = [*(_shown(key) for key in content), *(f"model_states.{_shown(key)}" for key in inner)]
         shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
         raise ValueError(f"{path} holds no state dict under model_states.net or state_dict; it has {shown or 'nothing'}")
+    if large := [k for k, v in found.items() if isinstance(v, Tensor) and v.numel() * v.element_size() > TENSOR_BYTES]:
+        raise ValueError(f"{path} has a tensor of more than {TENSOR_BYTES:,} bytes, {_shown(large[0])}; no published network has")
     epoch, arguments = content.get("epoch"), content.get("args")
     dataset = vars(arguments).get("dataset") if isinstance(arguments, argparse.Namespace) else None
     return PublishedCheckpoint(dict(found), epoch if type(epoch) is int else None, dataset if isinstance(dataset, str) else None)
+
+
+def _shown(key: Any) -> str:
+    """A key of a stranger's checkpoint, for a message."""
+    return key if isinstance(key, str) and key.isprintable() else reprlib.repr(key)
 
 
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} is a folder, not a checkpoint" if path.is_dir() else f"no checkpoint at {path}")
     with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
-    if zipped and not zipfile.is_zipfile(path):
+        start = file.read(2)
+    if start == b"PK" and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is cut or damaged; copy or fetch it again")
     try:
+        if start == b"PK":
+            check_stored(path)
+        elif start[:1] != b"\x80":  # a tar file, as torch wrote before 2017, would be unpacked
+            raise ValueError(f"{path} begins like no pickle")
         with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a cut or foreign file raises any of a dozen types

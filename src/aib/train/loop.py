@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aib.backbones import one_line
 from aib.classifier import AttentiveClassifier, Classifier, Details, Noise
 from aib.data.augment import normalize, random_crop
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
@@ -170,7 +171,10 @@ class _Fit:
             self.model = self.model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(self.model, config.optim, device)
         if saved is not None:
-            optimizer.load_state_dict(saved["optimizer"])
+            try:
+                optimizer.load_state_dict(saved["optimizer"])
+            except Exception as error:  # of a damaged state: KeyError, TypeError, ...
+                raise ValueError(f"{folder.last} is damaged: its optimizer cannot be loaded ({one_line(error)})") from None
         self.running = RunningMeans(device, saved["running"] if saved is not None and self.rank == 0 else None)
         forward = None
         if config.run.compile:

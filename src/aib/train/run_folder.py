@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aib.data.texts import read_text
 from aib.train.checkpoint import naming, write_text
 from aib.train.config import TrainConfig, config_to_dict, read_config
 
@@ -230,10 +231,10 @@ class RunFolder:
         """
         target = self.path / name
         try:
-            return json.loads(target.read_text(encoding="utf-8"))
+            return json.loads(read_text(target))
         except FileNotFoundError:
             raise ValueError(f"{self.path} has no {name}: has the run been trained to the end of an epoch?") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{target} is damaged: {error}") from None
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
@@ -255,10 +256,16 @@ class RunFolder:
 
     def _rows(self) -> list[tuple[str, int]]:
         """Whole lines of ``metrics.jsonl`` with their epoch."""
-        rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []:
+        rows: list[tuple[str, int]] = []
+        if not self.metrics.exists():
+            return rows
+        try:
+            lines = read_text(self.metrics, errors="replace").splitlines()
+        except ValueError as error:
+            raise ValueError(f"{self.metrics} cannot be read: {error}") from None
+        for line in lines:
             try:
                 rows.append((line, int(json.loads(line)["epoch"])))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 continue
         return rows

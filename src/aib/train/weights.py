@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from aib.backbones import one_line
 from aib.classifier import Classifier
+from aib.data.images import MAX_SIDE
 from aib.models.build import build_model
 from aib.train.checkpoint import load_checkpoint, strip_prefixes, write_atomically
+from aib.train.checks import finite_weights
 from aib.train.device import wants_channels_last
 from aib.train.run_folder import RunFolder
 
@@ -87,7 +91,8 @@ def load_run(path: Path | str, *, device: torch.device | str = "cpu", weights: s
         weights: ``"best"`` on validation, or those of the ``"last"`` checkpoint.
 
     Raises:
-        ValueError: it is no run folder, files are missing, damaged or of another version, or do not fit the model.
+        ValueError: it is no run folder, files are missing, damaged or of another version, do not fit the model, or hold weights
+            that are not finite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -97,28 +102,71 @@ def load_run(path: Path | str, *, device: torch.device | str = "cpu", weights: s
     if not isinstance(card, dict) or "format" not in card:
         raise ValueError(f"{folder.path / 'model.json'} is not the description of a model that aib writes")
     if card["format"] != CARD_FORMAT:
-        raise ValueError(f"{folder.path / 'model.json'} has format {card['format']}; this version of aib reads {CARD_FORMAT}")
+        found = str(card["format"])[:20]
+        raise ValueError(f"{folder.path / 'model.json'} has format {found}; this version of aib reads {CARD_FORMAT}")
     if weights == "last":
-        state = load_checkpoint(folder.last)["model"]
+        state = load_checkpoint(folder.last).get("model", {})
     elif weights == "best":
+        if not folder.weights.is_file():  # absent, or a pipe that would block for ever
+            raise ValueError(f"{folder.path} has no model.safetensors")
         try:
             state = load_file(folder.weights)
-        except FileNotFoundError:
-            raise ValueError(f"{folder.path} has no model.safetensors") from None
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{folder.weights} is cut or damaged ({error})") from None
     else:
         raise ValueError(f"weights is {weights!r}; it must be 'best' or 'last'")
     if missing := [key for key in CARD_KEYS if key not in card]:
         raise ValueError(f"{folder.path / 'model.json'} is damaged: it lacks {', '.join(missing)}")
-    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["options"].items()}
-    with torch.random.fork_rng(devices=()):  # the start that a fresh network draws is overwritten: draw it from nobody's numbers
-        model = build_model(**options)
-    try:
-        model.load_state_dict(strip_prefixes(state))
-    except RuntimeError:
-        raise ValueError(f"the weights in {folder.path} do not fit {card['name']} as model.json describes it") from None
+    if (wrong := _wrong(card)) is not None:
+        raise ValueError(f"{folder.path / 'model.json'} is damaged: its {wrong} is not what aib writes")
+    model = _filled(card, strip_prefixes(state), folder)
+    if model.num_classes != (named := len(card["class_names"])):
+        raise ValueError(f"{folder.path / 'model.json'} names {named} classes; the weights are of {model.num_classes}")
+    if not finite_weights(model):
+        raise ValueError(f"the weights in {folder.path} hold numbers that are not finite; they are damaged")
     model = model.to(device).eval()
     if wants_channels_last(folder.config.run.channels_last, str(device)):
         model = model.to(memory_format=torch.channels_last)
     return LoadedRun(model, card, folder)
+
+
+def _wrong(card: Mapping[str, Any]) -> str | None:
+    """The first key of a card, which has all of them, whose value no training writes."""
+    names, channels, size, options = (card[key] for key in ("class_names", "channels", "image_size", "options"))
+
+    def numbers(values: Any, low: float) -> bool:
+        plain = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+        return plain and len(values) == channels and all(low <= value <= 1e6 for value in values)
+
+    right = {
+        "class_names": isinstance(names, list) and len(names) > 1 and all(isinstance(name, str) for name in names),
+        "channels": type(channels) is int and channels in (1, 3),
+        "mean": numbers(card["mean"], -1e6),
+        "std": numbers(card["std"], 1e-9),
+        "image_size": isinstance(size, list) and len(size) == 2 and all(type(n) is int and 1 <= n <= MAX_SIDE for n in size),
+        "name": isinstance(card["name"], str),
+        "options": isinstance(options, dict) and isinstance(options.get("name"), str),
+    }
+    return next((key for key, fine in right.items() if not fine), None)
+
+
+def _filled(card: Mapping[str, Any], state: Mapping[str, Tensor], folder: RunFolder) -> Classifier:
+    """The network that a card describes, with these weights.
+
+    Raises:
+        ValueError: there is no such network, or the weights are another one's.
+    """
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["options"].items()}
+    options["pretrained"] = None  # the weights are here: a card has nothing to fetch or to open
+    try:
+        with torch.random.fork_rng(devices=()):  # the start of a fresh network is overwritten: draw it from nobody's numbers
+            with torch.device("meta"):  # without memory, of which a damaged card could ask for any amount
+                shapes = {key: value.shape for key, value in build_model(**options).state_dict().items()}
+            if shapes == {key: value.shape for key, value in state.items()}:
+                model = build_model(**options)
+                model.load_state_dict(state)
+                return model
+    except Exception as error:  # options of a wrong type or size: whatever the network's parts trip over
+        reason = str(error) if isinstance(error, ValueError) else one_line(error)
+        raise ValueError(f"{folder.path / 'model.json'} describes no network: {reason}") from None
+    raise ValueError(f"the weights in {folder.path} do not fit {card['name']} as model.json describes it")
