@@ -45,7 +45,7 @@ def test_a_repeated_epoch_takes_its_last_line(tmp_path: Path) -> None:
     [
         ("metrics.jsonl", b'{"epoch": 1}\n{"epoch": 2, "tra\n{"epoch": 3}\n', r"metrics\.jsonl, line 2: not valid JSON"),
         ("metrics.jsonl", b'{"epoch": 1}\n[1]\n', r"metrics\.jsonl, line 2: expected a JSON object, found list"),
-        ("metrics.jsonl", b'{"epoch": "one"}\n', r"line 1: 'epoch' is 'one'"),
+        ("metrics.jsonl", b'{"epoch": "one"}\n', r"line 1, 'epoch': expected a whole number, found 'one'"),
         ("model.json", b'{\n"name": "x",\n', r"model\.json, line 3: not valid JSON"),
         ("model.json", b'{"name": "x"}', r"model\.json, line 1: lacks 'num_classes', 'class_names'"),
         ("model.json", b"\xff\xfe\x00", r"model\.json cannot be read as text"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from aib.report.files import read_picture
 from aib.report.read import GalleryItem
 from aib.report.style import colour_map, percent
 
@@ -155,11 +156,7 @@ def picture(file: Path, longest: int = LONGEST) -> tuple[str, float, bool]:
     """
     from PIL import Image
 
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from None
+    image = read_picture(file, "RGB", "an image")
     ratio, small = image.width / image.height, max(image.size) <= 128
     image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return data_uri(image, "PNG" if small else "JPEG"), ratio, small
@@ -197,11 +194,7 @@ def _outline(item: GalleryItem) -> tuple[str | None, str]:
 
     if item.mask is None:
         return None, ""
-    try:
-        with Image.open(item.mask) as opened:
-            mask = opened.convert("L")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{item.mask} cannot be read as a mask: {' '.join(str(error).split())}") from None
+    mask = read_picture(item.mask, "L", "a mask")
     if max(mask.size) > 96:  # an outline of a photograph's mask needs no more steps than can be seen
         mask.thumbnail((96, 96), Image.Resampling.BOX)
     cells = np.asarray(mask) > 0 if np.asarray(mask).max() <= 1 else np.asarray(mask) > 127

@@ -13,16 +13,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aib.report.files import json_object, parse_json, read_map, read_text, require
+from aib.report.files import file_inside, json_object, parse_json, read_arrays, read_map, read_text
 from aib.report.read_scores import ScoreRecord, read_score_record
+from aib.report.shapes import ESTIMATE, kept, shaped
 
 __all__ = ["GalleryItem", "RunRecord", "read_run"]
 
 SPLITS = ("test", "val")
 """Splits an evaluation may have, the one to report first."""
 
-EVALUATION_KEYS = ("n", "error", "error_interval", "classes", "confusion")
-GALLERY_KEYS = ("group", "image", "true", "predicted", "confidence")
+MODEL = {
+    "name": str, "num_classes": int, "class_names": [str], "data?": str, "parameters?": int, "macs?": int, "image_size?": [int],
+    "epoch?": int,
+}  # fmt: skip
+"""Of ``model.json``; for shapes see `aib.report.shapes.shaped`."""
+
+EPOCH = {"epoch": int, "seconds?": float, "train?": {"*": (float,)}, "val?": {"*": (float,)}}
+"""Of a line of ``metrics.jsonl``."""
+
+EVALUATION = {
+    "n": int, "error": float, "error_interval": [float], "rate_bits?": float, "label_entropy_bits?": float, "cross_entropy?": float,
+    "ece?": float, "last_error?": float, "weights?": str,
+    "classes": [{"name": str, "n": int, "error": float, "precision": float, "recall": float}],
+    "confusion": [[int]],
+    "calibration?": [{"low": float, "high": float, "count": int, "confidence": float, "accuracy": float}],
+    "anchors?": {"values": [float], "counts": [int], "used": int, "perplexity": float, "smallest_gap?": float},
+    "map_ablation?": {"*": float},
+    "localization?": {"n": int, "excluded?": int, "own?": str, "maps": {"*": {"*": ESTIMATE}}},
+}  # fmt: skip
+"""Of ``eval/SPLIT.json``."""
+
+PICTURE = {
+    "group": str, "image": str, "true": str, "predicted": str, "confidence": float, "map?": str, "name?": str, "rate_bits?": float,
+    "mask?": str, "others?": {"*": str},
+}  # fmt: skip
+"""Of an entry of ``eval/SPLIT-gallery.json``."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +124,18 @@ def read_run(path: str | Path) -> RunRecord:
     root = Path(path)
     if not (root / "model.json").is_file():
         raise ValueError(_no_run(root))
-    model = json_object(root / "model.json", ("name", "num_classes", "class_names"))
-    if len(model["class_names"]) != model["num_classes"]:
+    model = kept(json_object(root / "model.json"), MODEL, f"{root / 'model.json'}, line 1")
+    if len(model["class_names"]) != model["num_classes"] or not model["class_names"]:
         names, classes = len(model["class_names"]), model["num_classes"]
         raise ValueError(f"{root / 'model.json'}: {names} class names for {classes} classes")
     split = next((name for name in SPLITS if (root / "eval" / f"{name}.json").is_file()), None)
     evaluation, labels, predictions = None, None, None
     if split is not None:
         file = root / "eval" / f"{split}.json"
-        evaluation = json_object(file, EVALUATION_KEYS)
-        _check_confusion(file, evaluation, len(model["class_names"]))
-        labels, predictions = _arrays(root / "eval" / f"{split}.npz")
+        evaluation = shaped(json_object(file), EVALUATION, f"{file}, line 1")
+        _check(file, evaluation, len(model["class_names"]))
+        if (arrays := root / "eval" / f"{split}.npz").is_file():
+            labels, predictions = read_arrays(arrays, ("labels", "predictions"))
     return RunRecord(
         path=root,
         name=root.resolve().name,
@@ -143,6 +169,8 @@ def _toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(read_text(file))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file}: not valid TOML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{file}: not valid TOML: it is nested too deeply") from None
 
 
 def _epochs(file: Path) -> list[dict[str, Any]]:
@@ -153,10 +181,7 @@ def _epochs(file: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip() or (number == len(lines) and not _is_json(line)):  # a killed run may leave half a last line
             continue
-        epoch = parse_json(line, file, number)
-        require(epoch, ("epoch",), f"{file}, line {number}")
-        if not isinstance(epoch["epoch"], int):
-            raise ValueError(f"{file}, line {number}: 'epoch' is {epoch['epoch']!r}; expected a whole number")
+        epoch = kept(parse_json(line, file, number), EPOCH, f"{file}, line {number}")
         by_epoch[epoch["epoch"]] = epoch
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
@@ -164,27 +189,27 @@ def _epochs(file: Path) -> list[dict[str, Any]]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
 
-def _check_confusion(file: Path, evaluation: Mapping[str, Any], num_classes: int) -> None:
+def _check(file: Path, evaluation: Mapping[str, Any], num_classes: int) -> None:
+    """Lengths that must agree."""
     rows = evaluation["confusion"]
     if len(rows) != num_classes or any(len(row) != num_classes for row in rows):
         raise ValueError(f"{file}: the confusion matrix has {len(rows)} rows; model.json names {num_classes} classes")
     if len(evaluation["classes"]) != num_classes:
         raise ValueError(f"{file}: 'classes' has {len(evaluation['classes'])} entries; model.json names {num_classes} classes")
-
-
-def _arrays(file: Path) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
-    if not file.is_file():
-        return None, None
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return arrays["labels"].astype(np.int64), arrays["predictions"].astype(np.int64)
-    except Exception as error:  # a cut archive raises any of a dozen types
-        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+    if len(evaluation["error_interval"]) != 2:
+        raise ValueError(f"{file}: 'error_interval' has {len(evaluation['error_interval'])} entries; expected its two ends")
+    usage = evaluation.get("anchors")
+    if usage is not None and (not usage["values"] or len(usage["values"]) != len(usage["counts"])):
+        raise ValueError(f"{file}: 'anchors' has {len(usage['values'])} values and {len(usage['counts'])} counts")
+    counts = [*(count for row in rows for count in row), *(usage["counts"] if usage is not None else ())]
+    counts += [entry["count"] for entry in evaluation.get("calibration", ())]
+    if counts and min(counts) < 0:
+        raise ValueError(f"{file}: a count is {min(counts)}")
 
 
 def _gallery(folder: Path, split: str | None) -> list[GalleryItem]:
@@ -196,22 +221,21 @@ def _gallery(folder: Path, split: str | None) -> list[GalleryItem]:
         raise ValueError(f"{file}, line 1: expected a list, found {type(entries).__name__}")
     items = []
     for number, entry in enumerate(entries, start=1):
-        require(entry, GALLERY_KEYS, f"{file}, entry {number}")
-        image = folder / entry["image"]
-        if not image.is_file():
-            raise ValueError(f"{file}, entry {number}: there is no {image}")
+        where = f"{file}, entry {number}"
+        known = shaped(entry, PICTURE, where)
+        others = known.get("others", {})
         items.append(
             GalleryItem(
-                group=str(entry["group"]),
-                image=image,
-                map=read_map(folder / entry["map"]) if entry.get("map") else None,
-                true=str(entry["true"]),
-                predicted=str(entry["predicted"]),
-                confidence=float(entry["confidence"]),
-                name=entry.get("name"),
-                rate_bits=entry.get("rate_bits"),
-                mask=folder / entry["mask"] if entry.get("mask") else None,
-                others={str(name): read_map(folder / other) for name, other in (entry.get("others") or {}).items()},
+                group=known["group"],
+                image=file_inside(folder, known["image"], where),
+                map=read_map(file_inside(folder, known["map"], where)) if known.get("map") else None,
+                true=known["true"],
+                predicted=known["predicted"],
+                confidence=known["confidence"],
+                name=known.get("name"),
+                rate_bits=known.get("rate_bits"),
+                mask=file_inside(folder, known["mask"], where) if known.get("mask") else None,
+                others={name: read_map(file_inside(folder, other, where)) for name, other in others.items()},
             )
         )
     return items

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aib.report.files import parse_json, read_map, read_text, require
+from aib.report.files import file_inside, parse_json, read_map, read_text
+from aib.report.shapes import ESTIMATE, Estimate, shaped
 
 __all__ = ["QUOTED", "EditedItem", "Estimate", "Key", "ScoreRecord", "Version", "read_score_record"]
-
-Estimate = tuple[float, float, float]
-"""A mean and the ends of its 95 % interval; the ends are NaN where there is none."""
 
 Key = tuple[str, str, float]
 """Source of a map, name of an edit and its size."""
 
 QUOTED = "0.9"
 """The threshold of the cosine that figures show."""
-
-ESTIMATE = "an estimate"
-"""In a shape: [mean, low, high], read as an `Estimate`; null, and a mean that is null or NaN, as None."""
 
 _SCORED = {
     "source": str, "edit": str, "size": float, "n": int, "unchanged": int, "unchanged_share": ESTIMATE,
@@ -74,7 +68,7 @@ SHAPE: Mapping[str, Any] = {
     },
     "agreement?": {"metrics": [str], "spearman": [[(float, None)]], "sources": [[int]]},
 }  # fmt: skip
-"""What a file of scores holds: types, lists, objects by name or with any names (``"*"``); with a ``?`` it may be absent or null."""
+"""What a file of scores holds, see `aib.report.shapes.shaped`."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +174,7 @@ def read_score_record(folder: Path, splits: Sequence[str]) -> ScoreRecord | None
     if split is None:
         return None
     file = folder / f"{split}.json"
-    numbers = _shaped(parse_json(read_text(file), file), SHAPE, str(file))
+    numbers = shaped(parse_json(read_text(file), file), SHAPE, str(file))
     _check(numbers, file)
     whole, beside = numbers.get("consistency", {}), numbers.get("beside_controls", {})
     own, against = numbers.get("own"), numbers.get("against", [])
@@ -203,45 +197,6 @@ def read_score_record(folder: Path, splits: Sequence[str]) -> ScoreRecord | None
 
 def _keyed(rows: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:
     return {(row["source"], row["edit"], row["size"]): row for row in rows}
-
-
-def _shaped(value: Any, shape: Any, where: str) -> Any:
-    """``value`` without what ``shape`` does not name, estimates as tuples."""
-    if shape is ESTIMATE:
-        return _estimate(value, where)
-    if isinstance(shape, tuple):
-        return None if _missing(value) else _shaped(value, shape[0], where)
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            raise ValueError(f"{where}: expected a list, found {type(value).__name__}")
-        return [_shaped(one, shape[0], f"{where}, entry {number}") for number, one in enumerate(value, start=1)]
-    if isinstance(shape, Mapping):
-        if "*" in shape:
-            require(value, (), where)
-            return {name: _shaped(one, shape["*"], f"{where}, {name!r}") for name, one in value.items()}
-        require(value, [name for name in shape if not name.endswith("?")], where)
-        present = {name.removesuffix("?"): inner for name, inner in shape.items()}
-        present = {name: inner for name, inner in present.items() if value.get(name) is not None or name in shape}
-        return {name: _shaped(value[name], inner, f"{where}, {name!r}") for name, inner in present.items()}
-    if shape is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    if shape is not float and isinstance(value, shape) and not isinstance(value, bool):
-        return value
-    expected = {float: "a number", int: "a whole number", str: "a text"}[shape]
-    raise ValueError(f"{where}: expected {expected}, found {value!r}"[:300])
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and not math.isfinite(value))
-
-
-def _estimate(value: Any, where: str) -> Estimate | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 3:
-        raise ValueError(f"{where}: expected [mean, low, high] or null, found {value!r}"[:300])
-    mean, low, high = (None if _missing(one) else _shaped(one, float, where) for one in value)
-    return None if mean is None else (mean, math.nan if low is None else low, math.nan if high is None else high)
 
 
 def _check(numbers: Mapping[str, Any], file: Path) -> None:
@@ -274,15 +229,14 @@ def _gallery(folder: Path, split: str) -> list[EditedItem]:
         return []
     content = parse_json(read_text(file), file)
     items = []
-    for number, entry in enumerate(_shaped(content, [_ITEM], str(file)), start=1):
+    for number, entry in enumerate(shaped(content, [_ITEM], str(file)), start=1):
         if not entry["versions"] or entry["versions"][0]["edit"] != "original":
             raise ValueError(f"{file}, entry {number}: the first of 'versions' must be the original")
         versions = []
         for known, raw in zip(entry["versions"], content[number - 1]["versions"]):
-            image = folder / known["image"]
-            if not image.is_file():
-                raise ValueError(f"{file}, entry {number}: there is no {image}")
-            maps = {source: read_map(folder / name) for source, name in known["maps"].items()}
+            where = f"{file}, entry {number}"
+            image = file_inside(folder, known["image"], where)
+            maps = {source: read_map(file_inside(folder, name, where)) for source, name in known["maps"].items()}
             versions.append(Version(known["edit"], known.get("size"), image, raw.get("rescaled") is True, known["predicted"],
                                     known["confidence"], maps))  # fmt: skip
         items.append(EditedItem(entry["true"], versions))
