@@ -149,7 +149,7 @@ def npz_case(r: Random, folder: Path, seeds: Path) -> Case:
         (1, renamed), (2, lambda: zip_flags(zipped(listed, r.choice((method, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))), r)),
         (1, lambda: zipped([(name, data) for name, data in listed if r.random() < 0.8], method)),
         (0.5, lambda: replaced(npy(np.array([Trap()] * 24, object)))), (0.5, lambda: pickle.dumps(Trap())),
-        (0.1, lambda: zipped([(f"k{i}.npy", b"") for i in range(20_000)])), (0.02, lambda: zeros(r.choice((100, 1500)))),
+        (0.1, lambda: zipped([(f"k{i}.npy", b"") for i in range(20_000)])), (0.02, lambda: zeros(r.choice((100, 600)))),
     )  # fmt: skip
     path = folder / "set.npz"
     path.write_bytes(content)
@@ -202,7 +202,7 @@ def lists_case(r: Random, folder: Path, seeds: Path) -> Case:
     }  # fmt: skip
     for name in names.values():
         (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "images" / name).write_bytes(picture(r)[1] if r.random() < 0.02 else (seeds / "picture.png").read_bytes())
+        (root / "images" / name).write_bytes(picture(r) if r.random() < 0.02 else (seeds / "picture.png").read_bytes())
     victim = r.choice(list(lists))
     lines = lists[victim].splitlines()
     at = r.randrange(len(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import struct
@@ -29,18 +30,37 @@ def used(bundle: DataBundle) -> None:
             split.select(batch.positions)
 
 
-def picture(r: Random) -> tuple[str, bytes]:
-    """A valid file of any format and mode that Pillow writes, small, and its ending."""
+def picture(r: Random) -> bytes:
+    """A valid file of any format and mode that Pillow writes: one of some hundreds."""
+    return encoded(r.randrange(600))
+
+
+@cache
+def photograph() -> tuple[Image.Image, bytes]:
+    """A photograph, and the file that it comes from."""
+    from sklearn.datasets import load_sample_images
+
+    folder = Path(inspect.getfile(load_sample_images)).parent / "images"
+    content = (folder / "flower.jpg").read_bytes()
+    return Image.open(io.BytesIO(content)).convert("RGB"), content
+
+
+@cache
+def encoded(number: int) -> bytes:
+    """A small part of a photograph as a file; the first few are whole files of a camera."""
+    r = Random(number)
+    if number < 6:
+        return photograph()[1]
     kind, modes = r.choice((
         ("png", "1 L LA P RGB RGBA I;16 I"), ("jpeg", "L RGB CMYK"), ("webp", "RGB RGBA"), ("gif", "P L RGB"),
-        ("bmp", "1 L P RGB RGBA"),
-        ("tiff", "1 L LA P RGB RGBA CMYK I;16 I F YCbCr"), ("ppm", "1 L RGB I;16"), ("ico", "RGB RGBA"), ("tga", "L RGB RGBA"),
-        ("pcx", "1 L P RGB"), ("dds", "L RGB RGBA"), ("jpeg2000", "L RGB RGBA"), ("avif", "RGB RGBA"), ("sgi", "L RGB RGBA"),
-        ("im", "L RGB F"), ("msp", "1"), ("xbm", "1"), ("icns", "RGB RGBA"), ("eps", "L RGB"), ("qoi", "RGB RGBA"),
-        ("spider", "F"), ("mpo", "RGB"), ("blp", "P"),
+        ("bmp", "1 L P RGB RGBA"), ("tiff", "1 L LA P RGB RGBA CMYK I;16 I F YCbCr"), ("ppm", "1 L RGB I;16"),
+        ("ico", "RGB RGBA"), ("tga", "L RGB RGBA"), ("pcx", "1 L P RGB"), ("dds", "L RGB RGBA"), ("jpeg2000", "L RGB RGBA"),
+        ("avif", "RGB RGBA"), ("sgi", "L RGB RGBA"), ("im", "L RGB F"), ("msp", "1"), ("xbm", "1"), ("icns", "RGB RGBA"),
+        ("eps", "L RGB"), ("qoi", "RGB RGBA"), ("spider", "F"), ("mpo", "RGB"), ("blp", "P"),
     ))  # fmt: skip
-    mode, size = r.choice(modes.split()), r.choice(((16, 16), (16, 16), (33, 20), (1, 1), (200, 3)))
-    base = Image.new("RGB", size, (200, 50, 20)).convert({"I;16": "I"}.get(mode, mode))
+    mode, (width, height) = r.choice(modes.split()), r.choice(((16, 16), (16, 16), (33, 20), (1, 1), (200, 3)))
+    left, top = r.randrange(300), r.randrange(300)
+    base = photograph()[0].crop((left, top, left + width, top + height)).convert({"I;16": "I"}.get(mode, mode))
     image = Image.fromarray(np.asarray(base).astype(np.uint16)) if mode == "I;16" else base
     options: dict[str, Any] = {}
     if kind in ("gif", "webp", "png", "tiff", "mpo", "avif") and r.random() < 0.3:
@@ -59,7 +79,7 @@ def picture(r: Random) -> tuple[str, bytes]:
     except Exception:  # a pair that this Pillow does not write
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, "png")
-    return kind, buffer.getvalue()
+    return buffer.getvalue()
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -82,26 +102,28 @@ def packed_zeros(count: int) -> bytes:
 def odd_png(r: Random) -> bytes:
     """A PNG file with a wrong header or with chunks that expand."""
     width, height = (r.choice((1, 16, 16, 1000, 20_000, 2**16, 2**31 - 1, 2**31, 0)) for _ in range(2))
-    if r.random() < 0.02:  # so many pixels that every limit matters, from a file of less than a megabyte
+    if r.random() < 0.003:  # so many pixels that every limit matters, from a file of less than a megabyte
         width, height = r.choice(((11_000, 9_500), (16_000, 11_000), (12_000, 12_000)))
         return png(width, height, r.choice((1, 8)), r.choice((0, 2, 3, 4, 6)), data=packed_zeros(1 << 29))
     bomb = packed_zeros(1 << 27)
-    more = r.choice((
-        b"", b"", chunk(b"iCCP", b"x\0\0" + bomb), chunk(b"zTXt", b"a\0\0" + bomb) * 3, chunk(b"iTXt", b"a\0\1\0\0\0" + bomb),
-        chunk(b"tEXt", b"a\0" + b"b" * 2**21), chunk(b"eXIf", r.randbytes(60)), chunk(b"tRNS", r.randbytes(r.choice((1, 6, 300)))),
-        chunk(b"PLTE", r.randbytes(r.choice((0, 1, 3, 1000)))), chunk(b"acTL", struct.pack(">II", 2**32 - 1, 0)),
-        chunk(b"fcTL", r.randbytes(26)), chunk(b"gAMA", b""), chunk(b"sRGB", b""), chunk(b"cHRM", b"\0"), chunk(b"pHYs", b"\0"),
-    ))  # fmt: skip
-    return png(width, height, r.choice((1, 8, 16, 3)), r.choice((0, 2, 3, 4, 6, 7)), data=zlib.compress(bytes(2000)), more=more)
+    made = weighted(
+        r, (2, lambda: b""), (1, lambda: chunk(b"iCCP", b"x\0\0" + bomb)), (1, lambda: chunk(b"zTXt", b"a\0\0" + bomb) * 3),
+        (1, lambda: chunk(b"iTXt", b"a\0\1\0\0\0" + bomb)), (1, lambda: chunk(b"tEXt", b"a\0" + b"b" * 2**21)),
+        (1, lambda: chunk(b"eXIf", r.randbytes(60))), (1, lambda: chunk(b"tRNS", r.randbytes(r.choice((1, 6, 300))))),
+        (1, lambda: chunk(b"PLTE", r.randbytes(r.choice((0, 1, 3, 1000))))), (1, lambda: chunk(b"fcTL", r.randbytes(26))),
+        (1, lambda: chunk(b"acTL", struct.pack(">II", 2**32 - 1, 0))),
+        (1, lambda: chunk(r.choice((b"gAMA", b"sRGB", b"cHRM", b"pHYs")), r.choice((b"", b"\0")))),
+    )  # fmt: skip
+    return png(width, height, r.choice((1, 8, 16, 3)), r.choice((0, 2, 3, 4, 6, 7)), data=zlib.compress(bytes(2000)), more=made)
 
 
 def odd_image(r: Random) -> bytes:
     """The content of a file that looks like an image."""
-    _, whole = picture(r)
+    whole = picture(r)
     return weighted(
         r, (8, lambda: spoil(whole, r)), (2, lambda: odd_png(r)), (1, lambda: whole),
         (0.3, lambda: r.randbytes(r.choice((0, 3, 500)))),
-        (0.5, lambda: spoil(whole, r, 40)), (0.3, lambda: whole[: r.randrange(40)] + picture(r)[1]), (0.2, lambda: eps(r)),
+        (0.5, lambda: spoil(whole, r, 40)), (0.3, lambda: whole[: r.randrange(40)] + picture(r)), (0.2, lambda: eps(r)),
     )  # fmt: skip
 
 
@@ -137,7 +159,7 @@ def folder_case(r: Random, folder: Path, seeds: Path) -> Case:
     for name in names:
         (root / name).mkdir(parents=True)
         for i in range(r.choice((0, 3, 5, 5, 6))):
-            (root / name / f"{i}.png").write_bytes(picture(r)[1] if r.random() < 0.8 else odd_image(r))
+            (root / name / f"{i}.png").write_bytes(picture(r) if r.random() < 0.8 else odd_image(r))
     where = root / r.choice(names)
     match r.randrange(10):
         case 0:
@@ -150,7 +172,7 @@ def folder_case(r: Random, folder: Path, seeds: Path) -> Case:
             (root / "self").symlink_to(root)
         case 4:
             (where / "a" / "b" / "c").mkdir(parents=True)
-            (where / "a" / "b" / "c" / "deep.png").write_bytes(picture(r)[1])
+            (where / "a" / "b" / "c" / "deep.png").write_bytes(picture(r))
         case 5:
             (where / "\udcfe\n.png").write_bytes(odd_image(r))
         case 6:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["create_backbone", "declared_input_size", "image_size", "module_device_and_dtype", "one_line"]
+__all__ = ["check_saved", "create_backbone", "declared_input_size", "image_size", "module_device_and_dtype", "one_line"]
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -20,6 +21,28 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     """Type and message of ``error`` on one line of at most ``limit`` characters or so."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+def check_saved(path: Path) -> None:
+    """Refuse a file that is not laid out as `torch.save` does, before `torch.load` sees it.
+
+    Raises:
+        ValueError: it is neither a zip file nor a pickle (a tar file, as torch wrote before 2017, would be unpacked), or a zip file
+            with compressed or overlapping members, as decompression bombs have.
+        Exception: of many kinds, where the zip file is damaged.
+    """
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start[:1] == b"\x80":
+        return
+    if start != b"PK":
+        raise ValueError("it begins like no file that torch.save writes")
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("it is compressed, which torch.save does not do")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("it has members that overlap")
 
 
 def image_size(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -110,6 +133,8 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"pretrained weights {str(path)!r} are not a file; leave pretrained out to start from fresh weights")
     try:
+        if path.suffix != ".safetensors":
+            check_saved(path)
         state = load_state_dict(str(path), device="cpu", weights_only=True)
         # families rename or resize weights (position embeddings) in a function beside the network, as timm does after a download
         convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)

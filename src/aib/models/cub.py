@@ -16,7 +16,7 @@ from torch import nn
 
 from aib.anchors import AnchorQuantizer
 from aib.attention import SpatialAttention
-from aib.backbones import one_line
+from aib.backbones import check_saved, one_line
 from aib.bottleneck import LatentBottleneck, deep_decoder
 from aib.classifier import AttentiveClassifier, Classifier, PlainClassifier, SplitBackbone
 from aib.functional import Modulation
@@ -62,6 +62,7 @@ def _imagenet(name: str, pretrained: str | None, in_channels: int) -> Any:
     if not path.is_file():
         raise ValueError(f"pretrained weights {pretrained!r} are not a file; 'yes' fetches torchvision's")
     try:
+        check_saved(path)
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
         raise ValueError(f"cannot load torchvision's {name} from {pretrained!r} ({one_line(error)})") from error

@@ -310,4 +310,7 @@ def _value(value: object) -> str:
         return value
     if isinstance(value, float):
         return f"{value:.6g}"
-    return json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        return "nested too deeply to be shown"

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "FORMAT", "check_stored", "link", "load_checkpoint", "naming", "save_checkpoint", "strip_prefixes", "write_atomically",
-    "write_text",
-]  # fmt: skip
+from aib.backbones import check_saved
+
+__all__ = ["FORMAT", "link", "load_checkpoint", "naming", "save_checkpoint", "strip_prefixes", "write_atomically", "write_text"]
 
 FORMAT = 1
 """Version of the checkpoint's layout; another one is refused."""
@@ -127,7 +126,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is cut or damaged{advice}")
     try:
-        check_stored(path)
+        check_saved(path)
         with zipfile.ZipFile(path) as file:
             if file.testzip() is not None:  # torch does not compare the checksums: a flipped bit would be a weight
                 raise zipfile.BadZipFile
@@ -145,21 +144,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ):
             raise ValueError(f"{path} is damaged: its {name} is not what aib writes{advice}")
     return state
-
-
-def check_stored(path: Path) -> None:
-    """Refuse a zip file that torch.save did not write: it stores each member once, and as it is.
-
-    Raises:
-        ValueError: a member is compressed or members overlap, as in a decompression bomb.
-        Exception: of many kinds, where it is no zip file.
-    """
-    with zipfile.ZipFile(path) as file:
-        members = file.infolist()
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise ValueError(f"{path} is compressed, which torch.save does not do")
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise ValueError(f"{path} has members that overlap")
 
 
 def is_plain(value: object) -> bool:

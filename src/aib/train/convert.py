@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aib.backbones import check_saved
 from aib.data import open_data
 from aib.models import create_model
 from aib.models.reference import ReferenceNetwork, convert_reference, identify_reference
-from aib.train.checkpoint import check_stored
 from aib.train.checks import check_apart
 from aib.train.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from aib.train.macs import count_macs
@@ -134,15 +134,15 @@ def _shown(key: Any) -> str:
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} is a folder, not a checkpoint" if path.is_dir() else f"no checkpoint at {path}")
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK" and not zipfile.is_zipfile(path):
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if zipped and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is cut or damaged; copy or fetch it again")
     try:
-        if start == b"PK":
-            check_stored(path)
-        elif start[:1] != b"\x80":  # a tar file, as torch wrote before 2017, would be unpacked
-            raise ValueError(f"{path} begins like no pickle")
+        check_saved(path)
         with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a cut or foreign file raises any of a dozen types
