@@ -24,8 +24,7 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # before torch is imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import matplotlib  # noqa: F401 (imported here, they are in every process of the cases)
-import timm  # noqa: F401
+import timm  # noqa: F401 (imported here, they are in every process of the cases)
 import torchvision.datasets  # noqa: F401
 
 import fuzz_checkpoints

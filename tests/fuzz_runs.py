@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import matplotlib  # noqa: F401 (it makes a folder for its settings when it is imported first)
 import numpy as np
 import tomli_w
 import torch

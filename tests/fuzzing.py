@@ -111,13 +111,16 @@ class Watch:
         elif event == "open" and isinstance(arguments[0], str | bytes) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             self._check(event, arguments[:1])
         elif event in self.TOUCHES:
-            self._check(event, arguments[: 2 if event in ("os.rename", "os.link") else 1])
+            both = event in ("os.rename", "os.link")
+            self._check(event, arguments[1:2] if event == "os.symlink" else arguments[: 2 if both else 1])
 
     def _check(self, event: str, paths: Sequence[Any]) -> None:
         self.on = False  # looking makes events of its own
         for path in paths:
             text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
-            if text and text != os.devnull and not Path(os.path.realpath(text)).is_relative_to(self.base):
+            # what is opened is what a link leads to; what is removed or renamed is the link itself
+            above, name = os.path.split(os.path.realpath(text) if event == "open" else text)
+            if text and text != os.devnull and not Path(os.path.realpath(above), name).is_relative_to(self.base):
                 self.seen = f"{event} of {text}"
         self.on = True
 
@@ -250,6 +253,16 @@ def _work(makers: Mapping[str, Maker], chosen: Sequence[tuple[str, int]], seed: 
 def _kilobytes(field: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
+
+
+def judged(base: Path, acts: dict[str, Callable[[Path], object]], seeds: Path, named: Path | None = None) -> dict[str, Verdict]:
+    """What comes of each act, which is given an empty folder, in a process of its own."""
+    makers: dict[str, Maker] = {
+        name: lambda r, folder, seeds, act=act: Case(lambda: act(folder), named)  # type: ignore[misc]
+        for name, act in acts.items()
+    }
+    base.mkdir(exist_ok=True)
+    return {verdict.kind: verdict for verdict in run_cases(makers, [(name, 0) for name in makers], 0, base, seeds)}
 
 
 # --- spoiling

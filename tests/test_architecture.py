@@ -172,3 +172,62 @@ def test_a_right_import_passes(module: str, source: str) -> None:
 
 def test_a_file_on_no_floor_is_told_where_to_go() -> None:
     assert violations("", "novelty") == ["novelty stands on no floor: place 'novelty' in FLOORS of test_architecture.py"]
+
+
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
+"""What builds any object that a file asks for."""
+
+
+def unsafe(source: str) -> list[str]:
+    """What in ``source`` would run code of a file, or unpack an archive wherever the archive says."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found += [f"line {node.lineno} imports {name}" for name in names if name.split(".")[0] in UNSAFE_MODULES]
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        wanted = {
+            "torch.load": ("weights_only", "True"), "load_state_dict": ("weights_only", "True"),
+            "np.load": ("allow_pickle", "False"),
+        }.get(called)  # fmt: skip
+        if wanted is not None and given.get(wanted[0]) != wanted[1]:
+            found.append(f"line {node.lineno} calls {called} without {'='.join(wanted)}")
+        if called in ("eval", "exec", "__import__", "os.system", "shutil.unpack_archive", "extract_archive"):
+            found.append(f"line {node.lineno} calls {called}")
+        if called.endswith((".extractall", ".extract")) or given.get("shell", "False") != "False":
+            found.append(f"line {node.lineno} calls {called} unsafely")
+    return found
+
+
+@pytest.mark.parametrize("module", modules())
+def test_nothing_runs_code_of_a_file(module: str) -> None:
+    assert unsafe(modules()[module].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "load_state_dict(path, device='cpu')",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "def later():\n    import pickle",
+        "from yaml import load",
+        "eval('1')",
+        "exec(text)",
+        "archive.extractall(folder)",
+        "extract_archive(a, b)",
+        "subprocess.run(text, shell=True)",
+    ],
+)
+def test_what_runs_code_of_a_file_is_seen(source: str) -> None:
+    assert len(unsafe(source)) == 1
+
+
+def test_weights_are_read_somewhere() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in modules().values())
+    assert min(text.count(call) for call in ("torch.load(", "np.load(", "load_state_dict(str(")) > 0

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from aib.data import images
 from aib.data.images import ImageError, decode_image, read_image, to_rgb, upright_size
 
 RNG = np.random.default_rng(0)
@@ -157,3 +158,19 @@ def test_sizes_and_channels_are_checked(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png", 0)
     with pytest.raises(ValueError, match="channels is 4"):
         read_image(tmp_path / "a.png", 8, channels=4)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I", "I;16", "F"])
+def test_a_large_image_is_converted_in_strips_without_a_trace(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (37, 20))
+    if mode in ("I", "I;16", "F"):
+        image = Image.fromarray(
+            (values % 256).astype(np.float32) if mode == "F" else values.astype(f"{'i4' if mode == 'I' else 'u2'}")
+        )
+    else:
+        image = Image.fromarray(np.dstack([values % 256] * 3 + [values // 256]).astype(np.uint8)).convert(mode)
+        image.info |= {"transparency": 3} if mode == "P" else {}
+    whole = np.asarray(to_rgb(image))
+    monkeypatch.setattr(images, "STRIP_PIXELS", 100)
+    assert np.array_equal(np.asarray(to_rgb(image)), whole)
+    assert whole.std() > 10

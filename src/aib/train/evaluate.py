@@ -121,10 +121,10 @@ def evaluate(
 
 def _numbers(found: Predictions, class_names: list[str]) -> dict[str, Any]:
     """Error, confusion, calibration and the entropy of the labels."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
     if not found.logits.isfinite().all():
         raise ValueError("the network's outputs are not all finite numbers; its weights are damaged")
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     labels, predicted = found.labels.numpy(), found.logits.argmax(1).numpy()
     wrong, n = int((labels != predicted).sum()), len(labels)
     every = np.arange(len(class_names))

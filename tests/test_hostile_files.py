@@ -1,0 +1,303 @@
+"""The famous files: what expands, what leads elsewhere, what would run, what lies and what is no file, each refused in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fuzz_data
+import fuzz_images
+import fuzz_runs
+import fuzzing
+from aib.backbones import create_backbone
+from aib.cli import main
+from aib.data import images, open_data
+from aib.data.checksums import md5_of, unpack
+from aib.data.images import decode_image, read_image
+from aib.paper.tables import read_runs
+from aib.report import build_report
+from aib.train.checkpoint import FORMAT, load_checkpoint
+from aib.train.config import read_config
+from aib.train.convert import read_published
+from aib.train.weights import load_run
+from fuzz_checkpoints import copied
+from fuzz_data import ARRAYS, npy, npy_header, zeros, zipped
+from fuzz_images import packed_zeros, png
+from fuzzing import judged
+
+SMALL = 300
+"""Megabytes that a refusal may take."""
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fuzz_runs.make_seeds(tmp_path_factory.mktemp("seeds"))
+
+
+# --- images and arrays that expand
+
+
+def gif(width: int, height: int) -> bytes:
+    image = struct.pack("<BHHHHB", 0x2C, 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\x00"
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + image + b";"
+
+
+EXPANDING: dict[str, tuple[bytes, str]] = {
+    "huge.png": (png(2**31 - 1, 2**31 - 1, 8, 2, data=packed_zeros(1 << 20)), "more pixels than Pillow's limit"),
+    "large.png": (png(16_000, 11_000, 8, 6, data=packed_zeros(1 << 20)), "16000x11000 pixels; at most 110,000,000"),
+    "huge.gif": (gif(65_535, 65_535), "more pixels than Pillow's limit"),
+    "large.gif": (gif(16_000, 11_000), "at most 110,000,000"),
+    "text.png": (png(16, 16, 8, 2, more=fuzz_images.chunk(b"zTXt", b"a\0\0" + packed_zeros(1 << 27))), "too large"),
+    "program.eps": (fuzz_images.eps(Random(0)), "EPS, which is not decoded|not an image"),
+}
+
+
+@pytest.mark.parametrize("name", EXPANDING)
+def test_images_that_expand_are_refused(name: str, tmp_path: Path, seeds: Path) -> None:
+    content, reason = EXPANDING[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    verdict = judged(tmp_path / "cases", {"it": lambda folder: decode_image(path, (32, 32))}, seeds, path)["it"]
+    assert verdict.outcome == "refused", verdict
+    assert verdict.megabytes < SMALL
+    with pytest.raises(images.ImageError, match=reason):
+        read_image(path, 32)
+
+
+def test_costly_formats_have_half_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 300)
+    for kind in ("png", "webp", "jp2"):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"a.{kind}")
+    assert read_image(tmp_path / "a.png", 8).shape == (3, 8, 8)
+    for kind in ("webp", "jp2"):
+        with pytest.raises(images.ImageError, match="it has 16x16 pixels; at most 150 are decoded"):
+            read_image(tmp_path / f"a.{kind}", 8)
+
+
+def test_arrays_that_expand_or_lie_are_refused(tmp_path: Path, seeds: Path) -> None:
+    whole = [(f"{name}.npy", npy(array)) for name, array in ARRAYS.items()]
+    shape = npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (10000000, 64, 64, 3), }")
+    traps = npy(np.array([fuzz_data.Trap()] * 24, object))
+    contents = {
+        "would unpack to": zeros(300), "in a way that numpy does not write": zipped(whole, zipfile.ZIP_BZIP2),
+        "x_train cannot be read": zipped([("x_train.npy", shape), *whole[1:]]),
+        "x_train holds Python objects": zipped([("x_train.npy", traps), *whole[1:]]),
+    }  # fmt: skip
+    acts: dict[str, Callable[[Path], object]] = {}
+    for number, (reason, content) in enumerate(contents.items()):
+        (tmp_path / f"{number}.npz").write_bytes(content)
+        acts[reason] = lambda folder, number=number: open_data(str(tmp_path / f"{number}.npz"))  # type: ignore[misc]
+    for reason, verdict in judged(tmp_path / "cases", acts, seeds).items():
+        assert (verdict.outcome, reason in verdict.said) == ("refused", True), verdict
+        assert verdict.megabytes < SMALL, verdict
+    assert not Path("/tmp/owned").exists()
+
+
+# --- archives that lead elsewhere
+
+
+def test_archives_unpack_only_what_is_wanted(tmp_path: Path) -> None:
+    box = tmp_path / "box"
+    box.mkdir()
+    with tarfile.open(box / "set.tar.gz", "w:gz") as packed:
+        for name in ("wanted/a.txt", "wanted/../../up.txt", "../up.txt", f"{tmp_path}/absolute.txt", "other/b.txt"):
+            packed.addfile(tarfile.TarInfo(name), io.BytesIO())
+        for name, kind, target in (
+            ("wanted/link", tarfile.SYMTYPE, str(tmp_path)), ("wanted/hard", tarfile.LNKTYPE, "/etc/passwd"),
+            ("wanted/pipe", tarfile.FIFOTYPE, ""), ("wanted/device", tarfile.CHRTYPE, ""),
+        ):  # fmt: skip
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            packed.addfile(member)
+        packed.addfile(tarfile.TarInfo("wanted/link/through.txt"), io.BytesIO())
+    unpack(box / "set.tar.gz", md5_of(box / "set.tar.gz"), "wanted")
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert found == {"box/set.tar.gz", "box/wanted/a.txt", "box/wanted/link/through.txt"}
+    assert not (box / "wanted" / "link").is_symlink()
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04", b"", b"\x1f\x8b\x08cut"])
+def test_what_is_no_archive_is_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "set.tar.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"set\.tar\.gz cannot be unpacked"):
+        unpack(path, md5_of(path), "wanted")
+    assert [inside.name for inside in tmp_path.iterdir()] == ["set.tar.gz"]
+
+
+# --- checkpoints and weights
+
+
+WEIGHT_READERS: list[Callable[[Path], object]] = [
+    load_checkpoint, read_published, lambda path: create_backbone("test_resnet", pretrained=path),
+]  # fmt: skip
+
+
+class Payload:
+    """What a pickle runs when it is loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("read", WEIGHT_READERS)
+def test_no_payload_runs(read: Callable[[Path], object], zipped: bool, tmp_path: Path) -> None:
+    path, marker = tmp_path / "weights.pth", tmp_path / "ran"
+    content = {"format": FORMAT, "model": {}, "state_dict": {"a": torch.zeros(1)}, "x": Payload(marker)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"weights\.pth") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)  # the payload is a real one
+    assert marker.exists()
+
+
+def test_weights_that_expand_are_refused(tmp_path: Path, seeds: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"format": FORMAT, "state_dict": {"a": torch.zeros(20_000_000)}}, tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    acts = {str(number): lambda folder, read=read: read(path) for number, read in enumerate(WEIGHT_READERS)}
+    for verdict in judged(tmp_path / "cases", acts, seeds, path).values():
+        assert verdict.outcome == "refused", verdict
+        assert verdict.megabytes < 40, verdict
+
+
+@pytest.mark.parametrize(
+    "change", [lambda h, d: (2**62).to_bytes(8, "little") + h + d, lambda h, d: len(h).to_bytes(8, "little") + h + d[:-4],
+               lambda h, d: len(h).to_bytes(8, "little") + h.replace(b'"F32"', b'"F64"', 1) + d, lambda h, d: b""],
+)  # fmt: skip
+def test_lying_safetensors_are_refused(change: Callable[[bytes, bytes], bytes], tmp_path: Path, seeds: Path) -> None:
+    run = copied(seeds, "run", tmp_path)
+    whole = run.weights.read_bytes()
+    length = 8 + int.from_bytes(whole[:8], "little")
+    run.weights.write_bytes(change(whole[8:length], whole[length:]))
+    with pytest.raises(ValueError, match=r"model\.safetensors is cut or damaged"):
+        load_run(run.path)
+
+
+def test_weights_too_large_to_multiply_are_told(tmp_path: Path, seeds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    run = copied(seeds, "run", tmp_path)
+    save_file({name: value * 0 + 3e38 if value.is_floating_point() else value for name, value in load_file(run.weights).items()},
+              run.weights)  # fmt: skip
+    assert main(["explain", str(run.path), str(seeds / "picture.png"), "--out", str(tmp_path / "maps")]) == 2
+    assert main(["eval", str(run.path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("finite" in line for line in lines)
+
+
+# --- texts nobody writes
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000 + "]" * 5000, "a." * 5000 + "a = 1", "[optim]\nlr = " + "9" * 5000, "\x00"])
+def test_absurd_recipes_are_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"mine\.toml"):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000, "9" * 5000, "NaN", '{"format": 1e999}', '{"n": -0}']
+)
+@pytest.mark.parametrize("name", ["model.json", "eval/test.json", "score/test.json", "metrics.jsonl"])
+def test_absurd_json_is_one_line(name: str, text: str, tmp_path: Path, seeds: Path) -> None:
+    run = copied(seeds, "shown", tmp_path).path
+    (run / name).write_text(text + "\n" + text + "\n" if name == "metrics.jsonl" else text)
+    acts: dict[str, Callable[[Path], object]] = {
+        "run": lambda folder: load_run(run), "report": lambda folder: build_report([run], folder / "report.html")
+    }  # fmt: skip
+    found = judged(tmp_path / "cases", acts, seeds, run)
+    assert [verdict for verdict in found.values() if verdict.outcome == "BUG"] == []
+    assert (found["report"].outcome, name in found["report"].said) == ("refused", True)
+
+
+# --- places
+
+SHOWN = (
+    "model.json", "metrics.jsonl", "config.toml", "environment.json", "eval/test.json", "eval/test.npz", "eval/test-gallery.json",
+    "score/test.json", "eval/test-gallery/000.png", "eval/test-gallery/000.npy", "eval/test-gallery/000-mask.png",
+)  # fmt: skip
+
+
+def readers(folder: Path, seeds: Path) -> dict[Path, Callable[[], object]]:
+    """Every file that is read, in a folder of copies, and what reads it."""
+    run, shown = copied(seeds, "run", folder).path, folder / "shown"
+    copied(seeds, "shown", folder / "copy").path.rename(shown)
+    for name in ("squares.npz", "runs.csv", "pretrained.pth"):
+        (folder / name).write_bytes((seeds / name).read_bytes())
+    return {
+        **{shown / name: lambda: build_report([shown], folder / "report.html") for name in SHOWN},
+        **{run / name: lambda: load_run(run) for name in ("model.json", "model.safetensors", "config.toml")},
+        run / "checkpoints/last.ckpt": lambda: load_checkpoint(run / "checkpoints/last.ckpt"),
+        run / "checkpoints/best.ckpt": lambda: read_published(run / "checkpoints/best.ckpt"),
+        folder / "squares.npz": lambda: open_data(str(folder / "squares.npz")),
+        folder / "runs.csv": lambda: read_runs(folder / "runs.csv"),
+        folder / "pretrained.pth": lambda: create_backbone("test_resnet", pretrained=folder / "pretrained.pth"),
+    }
+
+
+PLACES: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo, "folder": Path.mkdir, "loop": lambda path: path.symlink_to(path.name),
+    "device": lambda path: path.symlink_to("/dev/null"), "endless": lambda path: path.symlink_to("/dev/zero"),
+    "elsewhere": lambda path: path.symlink_to("/etc/passwd"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_what_is_no_file_is_not_read(kind: str, tmp_path: Path, seeds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzzing, "WAIT", 10)
+
+    def misplaced(path: Path, read: Callable[[], object]) -> Callable[[Path], object]:
+        def act(folder: Path) -> object:
+            aside = path.rename(path.with_name("aside"))
+            PLACES[kind](path)
+            try:
+                return read()
+            finally:
+                path.rmdir() if path.is_dir() else path.unlink()
+                aside.rename(path)
+
+        return act
+
+    acts = {str(path.relative_to(tmp_path)): misplaced(path, read) for path, read in readers(tmp_path, seeds).items()}
+    verdicts = judged(tmp_path, acts, seeds)
+    assert [verdict for verdict in verdicts.values() if verdict.outcome == "BUG"] == []
+    assert all(verdict.megabytes < SMALL for verdict in verdicts.values())
+    # a report does without some of the files, and a table that is nowhere has no rows
+    needed = {verdict.outcome for name, verdict in verdicts.items() if not name.startswith(("shown", "runs.csv"))}
+    assert needed == {"refused"}
+
+
+def test_a_report_shows_nothing_from_outside(tmp_path: Path, seeds: Path) -> None:
+    run = copied(seeds, "shown", tmp_path).path
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    gallery = json.loads((run / "eval/test-gallery.json").read_text())
+    for name in ("../../secret.png", str(tmp_path / "secret.png")):
+        (run / "eval/test-gallery.json").write_text(json.dumps([{**gallery[0], "image": name}]))
+        with pytest.raises(ValueError, match=r"test-gallery\.json, entry 1: .*secret\.png' lies outside"):
+            build_report([run], tmp_path / "report.html")
+    (run / "eval/test-gallery.json").write_text(json.dumps([{**gallery[0], "true": "<script>alert(1)</script>"}]))
+    assert "<script>alert" not in build_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
