@@ -32,6 +32,7 @@ from aib.report import build_report
 from aib.train.checkpoint import FORMAT, load_checkpoint
 from aib.train.config import read_config
 from aib.train.convert import read_published
+from aib.train.results_table import update_table
 from aib.train.weights import load_run
 from fuzz_checkpoints import copied
 from fuzz_data import ARRAYS, npy, npy_header, zeros, zipped
@@ -195,6 +196,24 @@ def test_lying_safetensors_are_refused(change: Callable[[bytes, bytes], bytes], 
         load_run(run.path)
 
 
+def test_an_archive_of_several_disks_is_cut(tmp_path: Path, seeds: Path) -> None:
+    for name, read in (("squares.npz", open_data), ("pretrained.pth", load_checkpoint), ("pretrained.pth", read_published)):
+        content = bytearray((seeds / name).read_bytes())
+        end = content.rfind(b"PK\x05\x06")
+        content[end - 20 : end] = struct.pack("<IIQI", 0x07064B50, 0, 0, 7)  # the locator of a zip file of 7 disks
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} is cut"):
+            read(str(tmp_path / name) if read is open_data else tmp_path / name)  # type: ignore[operator]
+
+
+def test_what_a_library_says_in_lines_is_told_in_one(tmp_path: Path, seeds: Path) -> None:
+    run = copied(seeds, "run", tmp_path)
+    run.weights.write_bytes(run.weights.read_bytes().replace(b'"F32"', b'"\\n2"', 1))
+    with pytest.raises(ValueError, match=r"model\.safetensors is cut or damaged") as caught:
+        load_run(run.path)
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_too_large_to_multiply_are_told(tmp_path: Path, seeds: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -254,7 +273,10 @@ def readers(folder: Path, seeds: Path) -> dict[Path, Callable[[], object]]:
         run / "checkpoints/last.ckpt": lambda: load_checkpoint(run / "checkpoints/last.ckpt"),
         run / "checkpoints/best.ckpt": lambda: read_published(run / "checkpoints/best.ckpt"),
         folder / "squares.npz": lambda: open_data(str(folder / "squares.npz")),
-        folder / "runs.csv": lambda: read_runs(folder / "runs.csv"),
+        folder / "runs.csv": lambda: (
+            read_runs(folder / "runs.csv"),
+            update_table(folder / "runs.csv", ("a",), ("a",), ("a",), []),
+        ),
         folder / "pretrained.pth": lambda: create_backbone("test_resnet", pretrained=folder / "pretrained.pth"),
     }
 

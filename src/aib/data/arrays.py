@@ -40,12 +40,15 @@ def open_arrays(path: Path | str, *, val_fraction: float | None = 0.1, seed: int
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"{path} is a folder, not an .npz file" if path.is_dir() else f"there is no file {path}")
-    if not zipfile.is_zipfile(path):
-        try:
-            with path.open("rb") as file:
-                cut = file.read(2) == b"PK"
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        with path.open("rb") as file:
+            cut = file.read(2) == b"PK"
+        whole = zipfile.is_zipfile(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except zipfile.BadZipFile:  # of an archive that says that it has several disks
+        whole = False
+    if not whole:
         raise ValueError(f"{path} is {'cut off or damaged' if cut else 'not an .npz file'}; expected one written by numpy.savez")
     try:
         archive = np.load(path, allow_pickle=False)

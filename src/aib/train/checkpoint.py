@@ -123,7 +123,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"no checkpoint at {path}")
     other = path.with_name("previous.ckpt")
     advice = f"; to go on from the one before it, put {other} in its place" if other.is_file() and other != path else ""
-    if not zipfile.is_zipfile(path):
+    try:
+        whole = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of an archive that says that it has several disks
+        whole = False
+    if not whole:
         raise ValueError(f"{path} is cut or damaged{advice}")
     try:
         check_saved(path)

@@ -137,9 +137,12 @@ def _load(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"PK"
+        whole = not zipped or zipfile.is_zipfile(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    if zipped and not zipfile.is_zipfile(path):
+    except zipfile.BadZipFile:  # of an archive that says that it has several disks
+        whole = False
+    if not whole:
         raise ValueError(f"{path} is cut or damaged; copy or fetch it again")
     try:
         check_saved(path)

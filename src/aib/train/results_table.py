@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from aib.data.texts import read_text
 from aib.train.checkpoint import write_text
 
 __all__ = ["check_table", "update_table"]
@@ -75,13 +76,12 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file for the table")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != tuple(columns):
-                raise ValueError(f"it is another table; the columns of this one are {', '.join(columns)}")
-            rows = list(reader)
-            if any(set(row) != set(columns) or None in row.values() for row in rows):
-                raise ValueError("a line has more or fewer values than there are columns")
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        if tuple(reader.fieldnames or ()) != tuple(columns):
+            raise ValueError(f"it is another table; the columns of this one are {', '.join(columns)}")
+        rows = list(reader)
+        if any(set(row) != set(columns) or None in row.values() for row in rows):
+            raise ValueError("a line has more or fewer values than there are columns")
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} cannot be added to: {error}") from None
     return rows

@@ -112,7 +112,7 @@ def load_run(path: Path | str, *, device: torch.device | str = "cpu", weights: s
         try:
             state = load_file(folder.weights)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{folder.weights} is cut or damaged ({error})") from None
+            raise ValueError(f"{folder.weights} is cut or damaged ({one_line(error)})") from None
     else:
         raise ValueError(f"weights is {weights!r}; it must be 'best' or 'last'")
     if missing := [key for key in CARD_KEYS if key not in card]:
