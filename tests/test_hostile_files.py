@@ -33,6 +33,7 @@ from aib.train.checkpoint import FORMAT, load_checkpoint
 from aib.train.config import read_config
 from aib.train.convert import read_published
 from aib.train.results_table import update_table
+from aib.train.score_record import SCORE_COLUMNS
 from aib.train.weights import load_run
 from fuzz_checkpoints import copied
 from fuzz_data import ARRAYS, npy, npy_header, zeros, zipped
@@ -265,7 +266,7 @@ def readers(folder: Path, seeds: Path) -> dict[Path, Callable[[], object]]:
     """Every file that is read, in a folder of copies, and what reads it."""
     run, shown = copied(seeds, "run", folder).path, folder / "shown"
     copied(seeds, "shown", folder / "copy").path.rename(shown)
-    for name in ("squares.npz", "runs.csv", "pretrained.pth"):
+    for name in ("squares.npz", "runs.csv", "scores.csv", "pretrained.pth"):
         (folder / name).write_bytes((seeds / name).read_bytes())
     return {
         **{shown / name: lambda: build_report([shown], folder / "report.html") for name in SHOWN},
@@ -273,10 +274,8 @@ def readers(folder: Path, seeds: Path) -> dict[Path, Callable[[], object]]:
         run / "checkpoints/last.ckpt": lambda: load_checkpoint(run / "checkpoints/last.ckpt"),
         run / "checkpoints/best.ckpt": lambda: read_published(run / "checkpoints/best.ckpt"),
         folder / "squares.npz": lambda: open_data(str(folder / "squares.npz")),
-        folder / "runs.csv": lambda: (
-            read_runs(folder / "runs.csv"),
-            update_table(folder / "runs.csv", ("a",), ("a",), ("a",), []),
-        ),
+        folder / "runs.csv": lambda: read_runs(folder / "runs.csv"),
+        folder / "scores.csv": lambda: update_table(folder / "scores.csv", SCORE_COLUMNS, SCORE_COLUMNS, SCORE_COLUMNS, []),
         folder / "pretrained.pth": lambda: create_backbone("test_resnet", pretrained=folder / "pretrained.pth"),
     }
 
@@ -308,8 +307,8 @@ def test_what_is_no_file_is_not_read(kind: str, tmp_path: Path, seeds: Path, mon
     verdicts = judged(tmp_path, acts, seeds)
     assert [verdict for verdict in verdicts.values() if verdict.outcome == "BUG"] == []
     assert all(verdict.megabytes < SMALL for verdict in verdicts.values())
-    # a report does without some of the files, and a table that is nowhere has no rows
-    needed = {verdict.outcome for name, verdict in verdicts.items() if not name.startswith(("shown", "runs.csv"))}
+    # a report does without some of the files, and a table may be nowhere yet
+    needed = {verdict.outcome for name, verdict in verdicts.items() if not name.startswith("shown") and ".csv" not in name}
     assert needed == {"refused"}
 
 
