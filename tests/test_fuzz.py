@@ -60,7 +60,7 @@ def test_cases_are_functions_of_seed_and_number(seeds: Path, tmp_path: Path) -> 
 
 
 def test_what_must_not_happen_is_seen(seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzzing, "WAIT", 1)
+    monkeypatch.setattr(fuzzing, "WAIT", 5)
     monkeypatch.setattr(fuzzing, "MEGABYTES", 50)
     outside = tmp_path / "outside"
 
@@ -69,8 +69,8 @@ def test_what_must_not_happen_is_seen(seeds: Path, tmp_path: Path, monkeypatch: 
 
     acts: dict[str, Callable[[Path], object]] = {
         "KeyError": lambda folder: {}["key"], "not one line": lambda folder: refuse("two\nlines"),
-        "not one": lambda folder: refuse(""), "hangs": lambda folder: time.sleep(20), "ended with 7": lambda folder: os._exit(7),
-        "MB; success": lambda folder: np.ones(100_000_000, np.uint8), f"open of {outside}": lambda folder: outside.write_text("x"),
+        "not one": lambda folder: refuse(""), "hangs": lambda folder: time.sleep(60), "ended with 7": lambda folder: os._exit(7),
+        "MB; success": lambda folder: np.ones(70_000_000, np.uint8), f"open of {outside}": lambda folder: outside.write_text("x"),
         "os.system": lambda folder: os.system("true"), "MemoryError": lambda folder: np.ones(10**9),
         "symlink": lambda folder: outside.symlink_to(folder),
     }  # fmt: skip
