@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,10 @@ from aib.classifier import AttentiveClassifier, Classifier
 from aib.data.augment import normalize
 from aib.data.bundle import DataBundle
 
-__all__ = ["check_apart", "check_channels", "check_crop", "check_first_pass", "collapse_warnings", "finite_weights", "load_weights"]
+__all__ = [
+    "check_apart", "check_channels", "check_crop", "check_first_pass", "collapse_warnings", "finite_weights", "load_optimizer",
+    "load_weights",
+]  # fmt: skip
 
 
 def check_first_pass(model: Classifier, bundle: DataBundle) -> None:
@@ -120,3 +124,15 @@ def load_weights(model: Classifier, weights: Mapping[str, Tensor], where: object
         model.load_state_dict(weights)
     except RuntimeError:
         raise ValueError(f"the weights in {where} do not fit the model: have the data or their classes changed?") from None
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: object) -> None:
+    """Fill ``optimizer`` from its state dict.
+
+    Raises:
+        ValueError: it is damaged, or another optimiser's; ``where`` says whose state it was.
+    """
+    try:
+        optimizer.load_state_dict(state)
+    except Exception as error:  # of a damaged state: KeyError, TypeError, ...
+        raise ValueError(f"{where} is damaged: its optimizer cannot be loaded ({one_line(error)})") from None

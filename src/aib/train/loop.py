@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aib.backbones import one_line
 from aib.classifier import AttentiveClassifier, Classifier, Details, Noise
 from aib.data.augment import normalize, random_crop
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
@@ -31,6 +30,7 @@ from aib.train.checks import (
     check_first_pass,
     collapse_warnings,
     finite_weights,
+    load_optimizer,
     load_weights,
 )
 from aib.train.config import TrainConfig, with_machine
@@ -171,10 +171,7 @@ class _Fit:
             self.model = self.model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(self.model, config.optim, device)
         if saved is not None:
-            try:
-                optimizer.load_state_dict(saved["optimizer"])
-            except Exception as error:  # of a damaged state: KeyError, TypeError, ...
-                raise ValueError(f"{folder.last} is damaged: its optimizer cannot be loaded ({one_line(error)})") from None
+            load_optimizer(optimizer, saved["optimizer"], folder.last)
         self.running = RunningMeans(device, saved["running"] if saved is not None and self.rank == 0 else None)
         forward = None
         if config.run.compile:
