@@ -180,6 +180,14 @@ class Classifier(nn.Module):
         """The layers that start from data: those with a method ``calibrate`` of their own."""
         return [module for module in self.modules() if module is not self and callable(getattr(module, "calibrate", None))]
 
+    def attention_parts(self) -> list[nn.Module]:
+        """The modules that make the map and nothing else: what the control with random attention replaces, with all inside them.
+
+        By default every `SpatialAttention` and `AnchorQuantizer`; a model with attention of its own names its modules here. None
+        where the map has no module of its own, as in class activation mapping, or where there is no map.
+        """
+        return [module for module in self.modules() if isinstance(module, SpatialAttention | AnchorQuantizer)]
+
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (N, classes) of normalised images (N, channels, height, width)."""
         return self.forward_details(images).logits

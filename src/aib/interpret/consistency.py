@@ -14,6 +14,7 @@ controls: `aib.interpret.map_sources`) is judged on the same images under the sa
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,15 +27,13 @@ from torch import Tensor
 from aib.classifier import Classifier
 from aib.data.bundle import Split
 from aib.interpret.explainers import evaluating
-from aib.interpret.intervals import wilson_interval
-from aib.interpret.map_sources import MapSource, RandomMaps, cosine, derived_seed, directions
+from aib.interpret.intervals import Interval, correlated, difference_interval, paired_shares, share_interval, wilson_interval
+from aib.interpret.map_sources import OWN_MAP, MapSource, RandomMaps, cosine, derived_seed, directions
 from aib.interpret.named_edits import Edit
 
 __all__ = ["OWN_MAP", "THRESHOLDS", "Consistency", "measure_consistency"]
 
 THRESHOLDS = (0.85, 0.9, 0.95)
-OWN_MAP = "own map"
-"""What the map of the scored model itself is called among the sources."""
 
 BLOCK = 16
 """Images edited together, and what the number of images in a forward pass is a multiple of: the CPU kernels of convolutions and
@@ -72,19 +71,18 @@ class Consistency:
         """(E, N) bool, whether the edit left the prediction as it was."""
         return self.edited == self.original
 
-    def summary(self, source: str, edit: Edit, thresholds: Sequence[float] = THRESHOLDS, seed: int = 0) -> dict[str, Any]:
+    def summary(self, source: str, edit: Edit, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, Any]:
         """One source under one edit in plain numbers, ready for JSON.
 
         ``n`` images of which ``unchanged`` keep their prediction, a share with its Wilson interval; over those, for each threshold,
         ``score``, ``other`` (with another image's map) and ``excess`` (their difference, paired) as [mean, low, high] with 95 %
-        bootstrap intervals over images; the mean cosines, and how many of each were NaN (``no_direction``). What no image is left
-        for is None.
+        intervals over images, Wilson's and Newcombe's (`aib.interpret.intervals.paired_shares`); the mean cosines, and how many of
+        each were NaN (``no_direction``). What no image is left for is None.
 
         Args:
             source: a name in `own`.
             edit: one of `edits`.
             thresholds: cosines from which on a map counts as unchanged.
-            seed: of the bootstrap.
 
         Raises:
             ValueError: the source or the edit was not measured, or a threshold is not between 0 and 1.
@@ -96,7 +94,8 @@ class Consistency:
         for threshold in _checked(thresholds):
             stays, passes = _reach(own, threshold), _reach(other, threshold)
             scores[f"{threshold:g}"] = {
-                "score": _interval(stays, seed), "other": _interval(passes, seed), "excess": _interval(stays - passes, seed),
+                "score": _known_interval(share_interval(stays)), "other": _known_interval(share_interval(passes)),
+                "excess": _known_interval(paired_shares(stays, passes)),
             }  # fmt: skip
         return {
             "source": source, "edit": edit.name, "size": edit.size,
@@ -112,7 +111,6 @@ class Consistency:
         source: str = OWN_MAP,
         controls: Iterable[str] | None = None,
         thresholds: Sequence[float] = THRESHOLDS,
-        seed: int = 0,
     ) -> dict[str, Any]:
         """How far a source stands above the best of its controls under one edit, in plain numbers.
 
@@ -125,11 +123,12 @@ class Consistency:
             edit: one of `edits`.
             source: a name in `own`.
             controls: names in `own`; all others by default.
-            thresholds, seed: as in `summary`.
+            thresholds: as in `summary`.
 
         Returns:
             ``{"source", "edit", "size", "unchanged", "thresholds": {t: {"excess" and "score": {"control", "difference"}}}}``, each
-            difference [mean, low, high] with a 95 % bootstrap interval over images, None where no prediction is unchanged.
+            difference [mean, low, high] with a 95 % interval over images, None where no prediction is unchanged. That of scores is
+            Newcombe's; that of excesses is put together from both excesses' intervals and their correlation in the same way.
 
         Raises:
             ValueError: as in `summary`, or there is no control.
@@ -141,9 +140,9 @@ class Consistency:
         kept = self.unchanged[row]
         found = {}
         for threshold in _checked(thresholds):
-            score = {name: _reach(self.own[name][row][kept], threshold) for name in [self._known(source), *names]}
-            excess = {name: stays - _reach(self.other[name][row][kept], threshold) for name, stays in score.items()}
-            found[f"{threshold:g}"] = {"excess": _above(excess, source, names, seed), "score": _above(score, source, names, seed)}
+            stays = {name: _reach(self.own[name][row][kept], threshold) for name in [self._known(source), *names]}
+            passes = {name: _reach(self.other[name][row][kept], threshold) for name in stays}
+            found[f"{threshold:g}"] = _above(stays, passes, source, names)
         return {"source": source, "edit": edit.name, "size": edit.size, "unchanged": int(kept.sum()), "thresholds": found}
 
     def _row(self, edit: Edit) -> int:
@@ -171,24 +170,24 @@ def _reach(cosines: Tensor, threshold: float) -> NDArray[np.int64]:
     return (cosines.double() >= threshold).long().numpy()
 
 
-def _interval(values: NDArray[np.int64], seed: int, draws: int = 2000) -> list[float] | None:
-    """[mean, low, high] of a percentile bootstrap: `aib.interpret.intervals.bootstrap_mean` for values that take few levels.
-
-    How often a resample holds each level is multinomial; drawing these counts stands for drawing every image, at a thousandth of
-    the time.
-    """
-    if not len(values):
-        return None
-    levels, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), draws) @ levels / len(values)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return [float(values.mean()), float(low), float(high)]
+def _known_interval(found: Interval) -> list[float] | None:
+    return None if math.isnan(found[0]) else list(found)
 
 
-def _above(values: Mapping[str, NDArray[np.int64]], source: str, controls: Sequence[str], seed: int) -> dict[str, Any]:
-    best = max(controls, key=lambda name: int(values[name].sum()))
-    difference = _interval(values[source] - values[best], seed)
-    return {"control": None if difference is None else best, "difference": difference}
+def _above(
+    stays: Mapping[str, NDArray[np.int64]], passes: Mapping[str, NDArray[np.int64]], source: str, controls: Sequence[str]
+) -> dict[str, Any]:
+    if not len(stays[source]):
+        return {kind: {"control": None, "difference": None} for kind in ("excess", "score")}
+    excess = {name: int(stays[name].sum() - passes[name].sum()) for name in controls}
+    best = {"excess": max(controls, key=lambda name: excess[name]), "score": max(controls, key=lambda name: int(stays[name].sum()))}
+    one, other = ((stays[name], passes[name]) for name in (source, best["excess"]))
+    correlation = correlated(one[0] - one[1], other[0] - other[1])
+    difference = {
+        "excess": difference_interval(paired_shares(*one), paired_shares(*other), correlation),
+        "score": paired_shares(stays[source], stays[best["score"]]),
+    }
+    return {kind: {"control": best[kind], "difference": list(difference[kind])} for kind in best}
 
 
 def _mean(cosines: Tensor) -> float | None:

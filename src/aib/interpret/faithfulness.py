@@ -35,7 +35,8 @@ from aib.data.augment import normalize
 from aib.data.bundle import Split, batch_indices
 from aib.interpret.explainers import evaluating
 from aib.interpret.imputation import FILLS, Fill, impute, impute_each, seeded_generator
-from aib.interpret.intervals import bootstrap_mean
+from aib.interpret.intervals import bootstrap_mean, share_interval
+from aib.interpret.margins import margins
 
 __all__ = [
     "SHARES", "STEPS", "Faithfulness", "RemovalCurves", "cell_means", "image_positions", "pixel_batches", "removal_faithfulness",
@@ -94,7 +95,9 @@ class RemovalCurves:
         return torch.where(gap.abs() <= _TIE, 0.5, (gap > 0).double())
 
     def numbers(self, seed: int = 0) -> dict[str, Any]:
-        """The scores as ``[mean, low, high]`` of plain numbers, with 95 % bootstrap intervals over images, and the mean curves.
+        """The scores as ``[mean, low, high]`` of plain numbers, with 95 % intervals over images, and the mean curves.
+
+        Intervals of accuracies and of the polarity are Wilson's, those of areas a bootstrap's.
 
         Keys: ``"deletion"``, ``"insertion"``, ``"srg"``, ``"polarity"``; ``"attended_removed"`` and ``"unattended_removed"``, the
         accuracy by the share removed; ``"morf"`` and ``"lerf"``, a number a step.
@@ -106,10 +109,14 @@ class RemovalCurves:
         def interval(values: Tensor) -> list[float]:
             return list(bootstrap_mean(values.double().numpy(), seed))
 
+        def share(values: Tensor) -> list[float]:
+            return list(share_interval(values.numpy()))
+
         return {
-            **{name: interval(getattr(self, name)) for name in ("deletion", "insertion", "srg", "polarity")},
-            "attended_removed": {share: interval(self.morf_correct[:, step]) for share, step in SHARES.items()},
-            "unattended_removed": {share: interval(self.lerf_correct[:, step]) for share, step in SHARES.items()},
+            **{name: interval(getattr(self, name)) for name in ("deletion", "insertion", "srg")},
+            "polarity": share(self.polarity),
+            "attended_removed": {name: share(self.morf_correct[:, step]) for name, step in SHARES.items()},
+            "unattended_removed": {name: share(self.lerf_correct[:, step]) for name, step in SHARES.items()},
             "morf": self.morf.mean(0).tolist(),
             "lerf": self.lerf.mean(0).tolist(),
         }
@@ -131,18 +138,36 @@ class Faithfulness:
     labels: Tensor
     cells: tuple[int, int]
 
-    def numbers(self, seed: int = 0) -> dict[str, Any]:
+    def numbers(self, seed: int = 0, controls: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
         """``{"n", "cells", "shares", "accuracy", "fills": {fill: {map: ...}}}`` of plain numbers; see `RemovalCurves.numbers`.
 
-        ``"accuracy"`` is that of the whole images as ``[mean, low, high]``, ``"shares"`` what the curves are drawn over.
+        ``"accuracy"`` is that of the whole images as ``[mean, low, high]``, ``"shares"`` what the curves are drawn over. With
+        ``controls`` there is ``"above"``, by fill: how far each map stands above the best of its controls in ``"srg"``,
+        ``"polarity"`` and ``"unattended_removed"``, the accuracy with the less attended half removed; see
+        `aib.interpret.margins.margins`.
+
+        Args:
+            seed: of the bootstrap.
+            controls: by map, the names of its controls.
         """
         fills = {fill: {name: curves.numbers(seed) for name, curves in maps.items()} for fill, maps in self.curves.items()}
         some = next(iter(next(iter(self.curves.values())).values()))
-        right = (self.predicted == self.labels).double().numpy()
-        return {
+        found = {
             "n": len(self.labels), "cells": list(self.cells), "shares": some.shares.tolist(),
-            "accuracy": list(bootstrap_mean(right, seed)), "fills": fills,
+            "accuracy": list(share_interval((self.predicted == self.labels).numpy())), "fills": fills,
         }  # fmt: skip
+        if controls is not None:
+            found["above"] = {fill: self._above(fill, controls, seed) for fill in self.curves}
+        return found
+
+    def _above(self, fill: Fill, controls: Mapping[str, Sequence[str]], seed: int) -> dict[str, Any]:
+        curves = self.curves[fill]
+        values = {
+            "srg": {name: one.srg.numpy() for name, one in curves.items()},
+            "polarity": {name: one.polarity.numpy() for name, one in curves.items()},
+            "unattended_removed": {name: one.lerf_correct[:, SHARES["1/2"]].numpy() for name, one in curves.items()},
+        }
+        return margins(values, controls, shares=("polarity", "unattended_removed"), seed=seed)
 
 
 def removal_faithfulness(

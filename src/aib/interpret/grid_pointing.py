@@ -28,6 +28,8 @@ from aib.interpret.explainers import Target
 from aib.interpret.faithfulness import cell_means, pixel_batches
 from aib.interpret.imputation import seeded_generator
 from aib.interpret.intervals import bootstrap_mean
+from aib.interpret.map_sources import control_name
+from aib.interpret.margins import margins
 from aib.interpret.sensitivity import checked_maps
 
 __all__ = ["CONTROLS", "GridPointing", "grid_pointing_game"]
@@ -54,14 +56,20 @@ class GridPointing:
     positions: Tensor
     classes: Tensor
 
-    def numbers(self, seed: int = 0) -> dict[str, Any]:
+    def numbers(self, seed: int = 0, controls: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
         """``{"n", "images", "chance", "maps": {name: [mean, low, high]}}`` of plain numbers.
 
         Intervals are 95 % bootstrap intervals over grids; of few images, that stand in many grids, they are too narrow.
-        ``"images"`` is how many different ones there are.
+        ``"images"`` is how many different ones there are. With ``controls``, the names of each explainer's, there is ``"above"``:
+        how far it stands above the best of them; see `aib.interpret.margins.above_best`.
         """
         maps = {name: list(bootstrap_mean(values.numpy(), seed)) for name, values in self.scores.items()}
-        return {"n": len(self.positions), "images": len(self.positions.unique()), "chance": self.chance, "maps": maps}
+        found = {"n": len(self.positions), "images": len(self.positions.unique()), "chance": self.chance, "maps": maps}
+        if controls is not None:
+            values = {name: one.numpy() for name, one in self.scores.items()}
+            above = margins({"grid": values}, controls, seed=seed)
+            found["above"] = {name: metrics["grid"] for name, metrics in above.items()}
+        return found
 
 
 def grid_pointing_game(
@@ -72,6 +80,7 @@ def grid_pointing_game(
     mean: Sequence[float],
     std: Sequence[float],
     *,
+    others: Sequence[str] = (),
     grids: int = 250,
     seed: int = 0,
     images_at_once: int = 128,
@@ -93,6 +102,8 @@ def grid_pointing_game(
         images: (N, C, H, W) pixels, 0 to 255, uint8 or float, with even sides; or a split.
         labels, predictions: (N,) int64 each, true and predicted classes.
         mean, std: C numbers each, the normalisation of the model, for images scaled to [0, 1].
+        others: names of explainers whose maps of the grid before are played too, as ``"other image@NAME"``: the map of other images
+            for the class asked for in its place.
         grids: number of grids. An image may stand in several.
         seed: of the grids and the random control, from 0 on.
         images_at_once: most images held at once, at least 4.
@@ -108,6 +119,9 @@ def grid_pointing_game(
     for name in explainers:
         if name in CONTROLS:
             raise ValueError(f"an explainer is called {name!r}, which is the name of a control; these are {', '.join(CONTROLS)}")
+    for name in others:
+        if name not in explainers:
+            raise ValueError(f"there is no explainer {name!r} whose other maps to play; there are {', '.join(explainers)}")
     if grids < 1 or images_at_once < TILES:
         raise ValueError(f"grids is {grids} and images_at_once {images_at_once}; they must be at least 1 and {TILES}")
     if not labels.shape == predictions.shape == (len(images),):
@@ -115,7 +129,7 @@ def grid_pointing_game(
         raise ValueError(f"{len(images)} images but labels and predictions of shapes {shapes}; expected as many of each")
     positions, classes = _layout(labels.cpu(), predictions.cpu(), grids, seed)
     asked = torch.stack([row.unique() for row in classes])
-    scores: dict[str, list[Tensor]] = {name: [] for name in [*explainers, *CONTROLS]}
+    shares: dict[str, list[Tensor]] = {name: [] for name in [*explainers, *CONTROLS]}
     source, start = images[positions.flatten().to(images.device)] if isinstance(images, Tensor) else images, 0
     for pixels, _ in pixel_batches(source, positions.flatten(), images_at_once // TILES * TILES, device):
         if pixels.shape[2] % 2 or pixels.shape[3] % 2:
@@ -132,8 +146,12 @@ def grid_pointing_game(
         maps["random"] = torch.cat([blurred_random(some, i) for some, i in zip(shown.cpu().split(each), seeds)])
         maps |= {"uniform": uniform(shown), "edges": edge_map(shown)}
         for name, one in maps.items():
-            scores[name].append(_scores(one, classes[rows], asked[rows]))
-    return GridPointing({name: torch.cat(parts) for name, parts in scores.items()}, 1 / asked.shape[1], positions, classes)
+            shares[name].append(_shares(one, each))
+    inside = classes[:, None] == asked[:, :, None]
+    every = {name: torch.cat(parts) for name, parts in shares.items()}
+    every |= {control_name("other image", name): every[name].roll(1, 0) for name in others}
+    scores = {name: (one * inside).sum(2).mean(1) for name, one in every.items()}
+    return GridPointing(scores, 1 / asked.shape[1], positions, classes)
 
 
 def _layout(labels: Tensor, predictions: Tensor, grids: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -157,9 +175,8 @@ def _layout(labels: Tensor, predictions: Tensor, grids: int, seed: int) -> tuple
     return torch.from_numpy(np.stack(positions)), torch.from_numpy(np.stack(classes))
 
 
-def _scores(maps: Tensor, classes: Tensor, asked: Tensor) -> Tensor:
-    """(grids,) of maps (grids * asked, 1, h, w): the mean, over the classes asked for, of the share of mass in their tiles."""
-    mass = cell_means(maps.clamp_min(0), (2, 2)).double().flatten(1).unflatten(0, (len(asked), -1))
+def _shares(maps: Tensor, asked: int) -> Tensor:
+    """(grids, asked, 4) share of the mass of maps (grids * asked, 1, h, w) in each tile."""
+    mass = cell_means(maps.clamp_min(0), (2, 2)).double().flatten(1).unflatten(0, (-1, asked))
     total = mass.sum(2, keepdim=True)
-    share = torch.where(total > 0, mass / total, 1 / TILES)
-    return (share * (classes[:, None] == asked[:, :, None])).sum(2).mean(1)
+    return torch.where(total > 0, mass / total, 1 / TILES)

@@ -9,14 +9,23 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["bootstrap_mean", "mean_interval", "paired_difference", "wilson_interval"]
+__all__ = [
+    "Interval", "bootstrap_mean", "correlated", "difference_interval", "mean_interval", "paired_difference", "paired_shares",
+    "share_interval", "wilson_interval",
+]  # fmt: skip
+
+Interval = tuple[float, float, float]
+"""A mean and the ends of its interval."""
 
 _BLOCK = 1 << 22
 """Values that the bootstrap resamples at once, to bound its memory at some 50 MB."""
 
 
-def wilson_interval(errors: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(errors: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval (low, high) of a proportion ``errors / n``; within [0, 1] and sensible at 0 and n errors.
+
+    ``errors`` may be a sum of parts of one, such as shared points: what lies in [0, 1] varies at most as much as a share of its
+    mean, so the interval is then too wide rather than too narrow.
 
     Raises:
         ValueError: ``errors`` is not between 0 and ``n``, ``n`` is below 1, or ``confidence`` is outside (0, 1).
@@ -33,6 +42,74 @@ def wilson_interval(errors: int, n: int, confidence: float = 0.95) -> tuple[floa
     low = 0.0 if errors == 0 else (centre - spread) / scale
     high = 1.0 if errors == n else (centre + spread) / scale
     return low, high
+
+
+def share_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean of values (N,) in [0, 1], each a yes, a no or a part of one, and its Wilson interval, (mean, low, high).
+
+    A bootstrap of 0 hits in 6 gives [0, 0], as if that were known exactly; this gives [0, 0.39]. NaN is left out; all NaN where no
+    value is left.
+
+    Raises:
+        ValueError: ``values`` is not (N,), a value lies outside [0, 1], or ``confidence`` is outside (0, 1).
+    """
+    _check_confidence(confidence)
+    numbers = _numbers("values", values)
+    numbers = numbers[~np.isnan(numbers)]
+    if not len(numbers):
+        return math.nan, math.nan, math.nan
+    if numbers.min() < 0 or numbers.max() > 1:
+        raise ValueError(f"values go from {numbers.min():g} to {numbers.max():g}; shares lie between 0 and 1")
+    total = float(numbers.sum())
+    # a sum of parts may leave [0, n] by rounding
+    return total / len(numbers), *wilson_interval(min(total, len(numbers)), len(numbers), confidence)
+
+
+def paired_shares(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean of ``a - b`` over pairs of values in [0, 1] (the same images, two maps), and its interval, (mean, low, high).
+
+    Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on paired data", method 10:
+    Wilson intervals of both shares put together by `difference_interval`, with the correlation phi of the 2 x 2 table, its
+    numerator corrected for continuity. Where values lie between 0 and 1 the correlation is Pearson's. With few pairs, or no two
+    that differ, the interval keeps the width that so few allow. Pairs in which one is NaN are left out; all NaN where none is left.
+
+    Raises:
+        ValueError: the lengths differ, and as in `share_interval`.
+    """
+    first, second = _pairs(a, b)
+    if not len(first):
+        return math.nan, math.nan, math.nan
+    one, other = share_interval(first, confidence), share_interval(second, confidence)
+    if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
+        n, x, y = len(first), int(first.sum()), int(second.sum())
+        both = int((first * second).sum())
+        margins = x * y * (n - x) * (n - y)
+        numerator: float = both * (n - x - y + both) - (x - both) * (y - both)
+        if numerator > 0:
+            numerator = max(numerator - n / 2, 0)
+        return difference_interval(one, other, numerator / math.sqrt(margins) if margins else 0.0)
+    return difference_interval(one, other, correlated(first, second))
+
+
+def difference_interval(one: Interval, other: Interval, correlation: float = 0.0) -> Interval:
+    """(mean, low, high) of the difference of two estimates from their own intervals and their correlation over the images.
+
+    The method of variance estimates recovery (Zou and Donner 2008): the distance of each end from its mean stands for a standard
+    error, so an interval that is lopsided at the edge of its range stays so. Of two shares with Wilson intervals it is Newcombe's.
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = one, other
+
+    def reach(down: float, up: float) -> float:
+        return math.sqrt(max(0.0, down * down + up * up - 2 * correlation * down * up))
+
+    return a - b, a - b - reach(a - a_low, b_high - b), a - b + reach(a_high - a, b - b_low)
+
+
+def correlated(a: ArrayLike, b: ArrayLike) -> float:
+    """Pearson's correlation of two series of numbers (N,); 0 where one does not vary."""
+    first, second = (values - values.mean() for values in (_numbers("a", a), _numbers("b", b)))
+    product = math.sqrt(float(first @ first) * float(second @ second))
+    return max(-1.0, min(1.0, float(first @ second) / product)) if product > 0 else 0.0
 
 
 def bootstrap_mean(values: ArrayLike, seed: int = 0, draws: int = 2000, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -106,6 +183,14 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
 
     reach = float(stdtrit(count - 1, 0.5 + confidence / 2) * numbers.std(ddof=1) / math.sqrt(count))
     return mean, mean - reach, mean + reach
+
+
+def _pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    first, second = _numbers("a", a), _numbers("b", b)
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values; a paired difference needs as many of each")
+    known = ~np.isnan(first + second)
+    return first[known], second[known]
 
 
 def _numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ or with the warmer neighbours, wins. Maps of noise therefore point at the middle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +24,8 @@ from torch import Tensor
 
 from aib.functional import resize_maps
 from aib.interpret.controls import blurred_random, centred_gaussian, edge_map, other_image, uniform
-from aib.interpret.intervals import bootstrap_mean
+from aib.interpret.intervals import bootstrap_mean, share_interval
+from aib.interpret.margins import margins
 
 __all__ = ["METRICS", "energy", "iou", "localization_scores", "localize", "pointing_game"]
 
@@ -108,6 +109,8 @@ def localize(
     *,
     seed: int = 0,
     draws: int = 8,
+    controls: Mapping[str, Tensor] | None = None,
+    controls_of: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """The localisation of named maps beside maps that know nothing, in the form of the run folder's ``"localization"``.
 
@@ -121,39 +124,53 @@ def localize(
         images: (N, C, h, w) for the edge map, in any scale.
         mode, draws: as in `iou`.
         seed: of the tie-breaking, the random control and the bootstrap.
+        controls: maps to take for controls instead of those above; chance stays.
+        controls_of: by named map, the names of its controls.
 
     Returns:
-        ``{"n", "excluded", "maps": {name: {metric: [mean, low, high]}}}`` of plain numbers, with 95 % bootstrap intervals over
-        images. ``n`` counts all images, ``excluded`` those with an empty mask, which no mean includes.
+        ``{"n", "excluded", "maps": {name: {metric: [mean, low, high]}}}`` of plain numbers, with 95 % intervals over images:
+        Wilson's for the pointing game, else a bootstrap's. ``n`` counts all images, ``excluded`` those with an empty mask, which no
+        mean includes. With ``controls_of`` there is ``"above"``: how far each map stands above its best control in each metric;
+        see `aib.interpret.margins.margins`.
 
     Raises:
         ValueError: no map, a map with the name of a control, masks that are all empty, and whatever `iou` raises.
     """
-    controls = ("uniform", "centre", "random", "edges", "other image", "chance")
+    reserved = ("uniform", "centre", "random", "edges", "other image", "chance") if controls is None else (*controls, "chance")
     if not maps:
         raise ValueError("there is no map to localise; give at least one, by name")
     for name in maps:
-        if name in controls:
-            raise ValueError(f"a map is called {name!r}, which is the name of a control; these are {', '.join(controls)}")
-    for one in maps.values():
+        if name in reserved:
+            raise ValueError(f"a map is called {name!r}, which is the name of a control; these are {', '.join(reserved)}")
+    for one in (*maps.values(), *(controls or {}).values()):
         _check(one, masks)
     share = masks.detach().cpu().flatten(1).double().mean(1)
     covered = share > 0
     if not bool(covered.any()):
         raise ValueError(f"all {len(masks)} masks are empty; localisation needs at least one image with a mask")
-    named = dict(maps) | {"centre": centred_gaussian(masks), "uniform": uniform(masks), "random": blurred_random(masks, seed)}
-    if len(masks) > 1:
-        named["other image"] = other_image(next(iter(maps.values())))
-    if images is not None:
-        named["edges"] = edge_map(images)
+    if controls is not None:
+        named = {**maps, **controls}
+    else:
+        named = dict(maps) | {"centre": centred_gaussian(masks), "uniform": uniform(masks), "random": blurred_random(masks, seed)}
+        if len(masks) > 1:
+            named["other image"] = other_image(next(iter(maps.values())))
+        if images is not None:
+            named["edges"] = edge_map(images)
     scores = {name: localization_scores(one, masks, mode, draws=draws, seed=seed) for name, one in named.items()}
     share = share.where(covered, torch.nan)
     scores["chance"] = {"pointing_game": share, "energy": share, "iou": share / (2 - share)}
     summary = {
-        name: {metric: list(bootstrap_mean(values.numpy(), seed)) for metric, values in metrics.items()}
+        name: {
+            metric: list(share_interval(values.numpy()) if metric == "pointing_game" else bootstrap_mean(values.numpy(), seed))
+            for metric, values in metrics.items()
+        }
         for name, metrics in scores.items()
     }
-    return {"n": len(masks), "excluded": int((~covered).sum()), "maps": summary}
+    found = {"n": len(masks), "excluded": int((~covered).sum()), "maps": summary}
+    if controls_of is not None:
+        metrics = {metric: {name: one[metric].numpy() for name, one in scores.items()} for metric in METRICS}
+        found["above"] = margins(metrics, controls_of, shares=("pointing_game",), seed=seed)
+    return found
 
 
 def _prepare(maps: Tensor, masks: Tensor, mode: ResizeMode) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,12 @@ from aib.interpret.controls import blurred_random, centred_gaussian, edge_map, u
 from aib.interpret.explainers import Explainer
 
 __all__ = [
-    "MapSource", "RandomMaps", "control_sources", "cosine", "derived_seed", "directions", "from_control", "from_explainer",
-    "map_cosine",
+    "OWN_MAP", "MapSource", "RandomMaps", "control_maps", "control_name", "control_sources", "cosine", "derived_seed", "directions",
+    "from_control", "from_explainer", "image_noise", "map_cosine",
 ]  # fmt: skip
+
+OWN_MAP = "own map"
+"""What the map of the scored model itself is called among the sources."""
 
 MapSource = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From pixels (M, C, H, W) float on 0 to 255, the same images normalised, and the classes (M,) predicted for the *original* images,
@@ -95,6 +98,31 @@ def control_sources(size: tuple[int, int] | None = None, seed: int = 0) -> dict[
         "edges": from_control(edge_map, size),
         "random": RandomMaps(seed, size),
     }
+
+
+def control_maps(pixels: Tensor, size: tuple[int, int] | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """The maps of `control_sources` for pixels (N, C, H, W), one for each image, at the resolution asked for."""
+    like = pixels if size is None else pixels.new_empty(1).expand(len(pixels), 1, *size)
+
+    def sized(maps: Tensor) -> Tensor:
+        return maps if size is None else F.adaptive_avg_pool2d(maps, size)
+
+    return {
+        "uniform": uniform(like), "centre": sized(centred_gaussian(pixels)), "edges": sized(edge_map(pixels)),
+        "random": blurred_random(like, seed),
+    }  # fmt: skip
+
+
+def image_noise(images: Tensor, size: tuple[int, int], seed: int = 0) -> Tensor:
+    """Blurred noise (N, 1, h, w) drawn from the seed and every image's own values: any change of the image gives other noise."""
+    like = images.new_empty(1).expand(1, 1, *size)
+    drawn = [blurred_random(like, derived_seed("noise", seed, image.detach().cpu().numpy().tobytes().hex())) for image in images]
+    return torch.cat(drawn)
+
+
+def control_name(control: str, of: str) -> str:
+    """What a control made for one source is called: ``"untrained"`` of the own map, ``"untrained@gradcam"`` of an explainer."""
+    return control if of == OWN_MAP else f"{control}@{of}"
 
 
 def map_cosine(first: Tensor, second: Tensor) -> Tensor:

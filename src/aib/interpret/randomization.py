@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aib.anchors import AnchorQuantizer
-from aib.attention import SpatialAttention
 from aib.classifier import Classifier
 from aib.data.bundle import batch_indices
 from aib.interpret.explainers import evaluating
@@ -67,7 +65,7 @@ def randomized_networks(
             raise ValueError(f"a percentage of the cascade is {percentage}; it must be above 0 and below 100")
     order = execution_order(trained, images[:1])
     chosen = {"untrained": [name for name, _ in trained.named_modules()]}
-    if _has_attention(trained):
+    if trained.attention_parts():
         chosen["attention randomised"] = attention_modules(trained)
     for percentage in percentages:
         chosen[f"last {percentage:g} % randomised"] = order[-max(1, round(len(order) * percentage / 100)) :]
@@ -120,16 +118,15 @@ def randomize(
     return network
 
 
-def attention_modules(model: nn.Module) -> list[str]:
-    """Names of the `SpatialAttention` and `AnchorQuantizer` modules and of everything inside them.
+def attention_modules(model: Classifier) -> list[str]:
+    """Names of the modules that `aib.classifier.Classifier.attention_parts` gives and of everything inside them.
 
     Raises:
         ValueError: the model has none.
     """
-    if not _has_attention(model):
-        raise ValueError(f"{type(model).__name__} has no SpatialAttention and no AnchorQuantizer to randomise")
-    tops = [module for module in model.modules() if isinstance(module, SpatialAttention | AnchorQuantizer)]
-    inside = {part for top in tops for part in top.modules()}
+    inside = {part for top in model.attention_parts() for part in top.modules()}
+    if not inside:
+        raise ValueError(f"{type(model).__name__} has no attention module to randomise")
     return [name for name, module in model.named_modules() if module in inside]
 
 
@@ -242,10 +239,6 @@ def map_similarity(first: Tensor, second: Tensor, seed: int = 0) -> dict[str, An
         result[kind] = None if count == len(values) else list(bootstrap_mean(values.numpy(), seed))
         result[missing] = count
     return result
-
-
-def _has_attention(model: nn.Module) -> bool:
-    return any(isinstance(module, SpatialAttention | AnchorQuantizer) for module in model.modules())
 
 
 def _owns(module: nn.Module) -> bool:

@@ -36,6 +36,10 @@ class GatedClassifier(Classifier):
         self.num_classes = num_classes
         self.modulation: Modulation = modulation
 
+    def attention_parts(self) -> list[nn.Module]:
+        """The gate; of an attention branch that includes its second classifier."""
+        return [self.gate]
+
     def run_pass(self, images: Tensor, how: Pass) -> Details:
         features = self.features(images)
         gate = self.gate(features)

@@ -48,6 +48,10 @@ class CompatibilityClassifier(Classifier):
         self.scores = nn.ModuleList(nn.Conv2d(shared, 1, 1, bias=False) for _ in range(levels))
         self.head = nn.Linear(levels * shared, num_classes)
 
+    def attention_parts(self) -> list[nn.Module]:
+        """The compatibility scores of every level."""
+        return [*self.scores]
+
     def run_pass(self, images: Tensor, how: Pass) -> Details:
         block3 = self.block3(images)
         block4 = self.block4(block3)

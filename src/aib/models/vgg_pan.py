@@ -49,6 +49,10 @@ class ProgressiveClassifier(Classifier):
         self.head = nn.Linear(widths[-1], num_classes)
         self.num_classes = num_classes
 
+    def attention_parts(self) -> list[nn.Module]:
+        """The scores of every level."""
+        return [*self.scores]
+
     def run_pass(self, images: Tensor, how: Pass) -> Details:
         features, first, maps = images, None, []
         for level, (stage, score) in enumerate(zip(self.stages, self.scores)):
