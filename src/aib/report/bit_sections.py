@@ -11,7 +11,7 @@ from aib.report.compare import Table
 from aib.report.parts import Figure, Section
 from aib.report.read_scores import Estimate, ScoreRecord
 from aib.report.score_figures import PERCENT, PLAIN, DotGroup, Form, Line, curve_chart, dot_chart
-from aib.report.score_names import metric_label
+from aib.report.score_names import metric_label, source_label
 from aib.report.style import ACCENT, CONTROL, OTHER, SERIES
 
 __all__ = ["bit_sections"]
@@ -184,9 +184,14 @@ def _agreement(scores: ScoreRecord) -> Section | None:
 
     names = [metric_label(name) for name in found["metrics"]]
     rows = [[f"{at + 1}\u2002{name}", *cells(row, at)] for at, (name, row) in enumerate(zip(names, found["spearman"]))]
-    shared = [count for number, row in enumerate(found["sources"]) for count in row[:number]]
-    note = f"Spearman’s rank correlation over the {min(shared)} to {max(shared)} sources of maps that both metrics judged: so few "
-    note += "give rough numbers, and no interval is claimed. A dash: fewer than four sources, or a metric that does not vary."
+    named = ", ".join(source_label(name) for name in found["sources"])
+    note = (
+        f"Spearman’s rank correlation over the {len(found['sources'])} sources of maps that all metrics judged ({named}): so few "
+    )
+    note += "give rough numbers, and no interval is claimed. A dash: a metric that does not vary. Each metric stands once: excess "
+    note += "is the mean over edits, what depends on the fill the mean over fills; deletion and noise count downwards."
+    if found.get("controls"):
+        note += " Controls are among them, since maps in question are fewer than four: agreement on those need not carry over."
     lead = "Metrics that rank the same maps differently measure different things; none of them stands for the others."
     table = Table("", ["metric", *(str(number) for number in range(1, len(names) + 1))], rows, note)
     return Section("agreement", "Do the metrics agree?", lead, (), [table], folded=True)

@@ -8,9 +8,9 @@ from typing import Any
 from aib.report.compare import CONTROLS, MEASURES, Table
 from aib.report.parts import Figure, Section
 from aib.report.read import RunRecord
-from aib.report.read_scores import Estimate, ScoreRecord
-from aib.report.score_figures import BARE, PERCENT, PLAIN, DotGroup, Form, Line, curve_chart, dot_chart, source_colours
-from aib.report.score_names import control_words, fill_label, fill_words, source_label
+from aib.report.read_scores import LEAST, Estimate, ScoreRecord
+from aib.report.score_figures import BARE, PERCENT, PLAIN, POINTS, DotGroup, Form, Line, curve_chart, dot_chart, source_colours
+from aib.report.score_names import control_words, fill_label, fill_words, metric_label, source_label, who_is
 from aib.report.style import CONTROL
 
 __all__ = ["metric_sections"]
@@ -49,8 +49,11 @@ def _faithfulness(scores: ScoreRecord) -> Section | None:
         _halves(scores, found, judged, controls),
         _polarity(scores, fills, judged, controls),
     ]
-    lead, table = _removal_lead(scores, found, judged, controls), _removal_table(fills, [*judged, *controls])
-    return Section("faithfulness", "Do the places it marks matter to the network?", lead, drawn, [table])
+    tables = [_removal_table(fills, [*judged, *controls])]
+    if above := found.get("above"):
+        tables.insert(0, _removal_above(above, judged))
+    lead = _removal_lead(scores, found, judged, controls)
+    return Section("faithfulness", "Do the places it marks matter to the network?", lead, drawn, tables)
 
 
 FILL_SENTENCES = {
@@ -94,10 +97,12 @@ def _group(
     read: Callable[[Mapping[str, Any]], Estimate | None],
     sign: int = 1,
 ) -> DotGroup:
-    """Rows of one fill; the best control has the greatest value times ``sign``."""
+    """Rows of one fill; the best control of the first source has the greatest value times ``sign``."""
+    mine = scores.controls_of.get(judged[0], controls)
     colours = source_colours(scores.judged, scores.own)
     grey = [(source_label(one), read(maps[one])) for one in controls if one in maps]
-    known = {one: sign * value[0] for one, value in grey if value is not None}
+    compared = {source_label(one) for one in mine}
+    known = {one: sign * value[0] for one, value in grey if value is not None and one in compared}
     shown = [(source_label(one), colours[one], read(maps[one]) if one in maps else None) for one in judged]
     return DotGroup(name, shown, grey, max(known, key=known.__getitem__) if known else None)
 
@@ -156,25 +161,41 @@ def _polarity(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[s
 
 
 def _removal_lead(scores: ScoreRecord, found: Mapping[str, Any], judged: Sequence[str], controls: Sequence[str]) -> str:
-    first = judged[0]
-    above, below, said = 0, 0, ""
+    first, said = judged[0], ""
+    paired: list[Estimate] = []
     for fill, maps in found["fills"].items():
-        mine: Estimate | None = maps[first]["srg"] if first in maps else None
-        known = {name: maps[name]["srg"] for name in controls if name in maps and maps[name]["srg"] is not None}
-        if mine is None or not known:
+        best = found.get("above", {}).get(fill, {}).get(first, {}).get("srg", {})
+        mine, control, difference = maps.get(first, {}).get("srg"), best.get("control"), best.get("difference")
+        if mine is None or control is None or difference is None:
             continue
-        best, value = max(known.items(), key=lambda item: item[1][0])
-        above, below = above + (mine[1] > value[2]), below + (mine[2] < value[1])
+        paired.append(difference)
         if fill == MAIN_FILL or not said:
-            who = "the map" if first == scores.own else source_label(first)
-            said = f"filled {fill_words(fill)}, {who} has an SRG of {PLAIN.estimate(mine)} and the best control, "
-            said += f"{control_words(best)}, of {PLAIN.estimate(value)}"
-    fills = len(found["fills"])
+            said = f"filled {fill_words(fill)}, {who_is(scores.own, first)} has an SRG of {PLAIN.estimate(mine)}, "
+            said += f"{PLAIN.estimate(difference)} more than the best control, {control_words(control)}"
     if not said:
-        return f"Cells of {found['n']:,} images were removed in the order of each map."
-    opening = "Yes" if above == fills else "No" if below == fills else "In part" if above else "Not shown"
-    verdict = f"its interval lies above the control’s with {above} of {fills} fills" + (f", below with {below}" if below else "")
+        known = "; the file has no differences from the controls, so score the run again" if controls else ""
+        return f"Cells of {found['n']:,} images were removed in the order of each map{known}."
+    if found["n"] < LEAST:
+        return f"Too few images to say: {found['n']:,}. {said[0].upper()}{said[1:]}."
+    above, below = sum(one[1] > 0 for one in paired), sum(one[2] < 0 for one in paired)
+    opening = "Yes" if above == len(paired) else "No" if below == len(paired) else "In part" if above else "Not shown"
+    verdict = f"image by image it is above its best control with {above} of {len(paired)} fills"
+    verdict += f", below with {below}" if below else ""
     return f"{opening}: {said}; {verdict}. Measured on {found['n']:,} images."
+
+
+def _removal_above(above: Mapping[str, Any], judged: Sequence[str]) -> Table:
+    rows = []
+    for name in judged:
+        for fill, sources in above.items():
+            for metric, best in sources.get(name, {}).items():
+                form = PLAIN if metric == "srg" else POINTS
+                control = best.get("control")
+                rows.append([source_label(name), metric_label(metric), fill_label(fill), form.estimate(best["difference"]),
+                             "–" if control is None else source_label(control)])  # fmt: skip
+    note = "The number to quote: the mean less that of the best control, image by image, with 95 % intervals over images. Polarity "
+    note += "and accuracy in points."
+    return Table("Above the best control", ["map", "metric", "filled with", "above the best control", "best control"], rows, note)
 
 
 def _removal_table(fills: Mapping[str, Maps], names: Sequence[str]) -> Table:
@@ -198,13 +219,14 @@ def _removal_table(fills: Mapping[str, Maps], names: Sequence[str]) -> Table:
 
 def _steadiness(record: RunRecord, scores: ScoreRecord) -> Section | None:
     drawn, said = [], []
-    noise = {name: values for name, values in scores.numbers.get("sensitivity", {}).items() if name in scores.judged}
+    every = scores.numbers.get("sensitivity", {})
+    noise = {name: values for name, values in every.items() if name in scores.judged}
     if noise:
-        drawn.append(_noise(scores, noise))
+        drawn.append(_noise(scores, {**noise, **every}))
         first, values = next(iter(noise.items()))
-        if values["share"] is not None:
-            who = "the map" if first == scores.own else source_label(first)
-            said.append(f"Noise that no one sees moves {who} by {PERCENT.estimate(values['share'])} of what another image does.")
+        if (pooled := _pooled(values)) is not None:
+            who = who_is(scores.own, first)
+            said.append(f"Noise that no one sees moves {who} by {PERCENT.estimate(pooled)} of what another image does.")
     grid = scores.numbers.get("grid_pointing")
     if grid and any(name in scores.judged for name in grid["maps"]):
         drawn.append(_grid(scores, grid))
@@ -213,9 +235,8 @@ def _steadiness(record: RunRecord, scores: ScoreRecord) -> Section | None:
             best, value = max(explained.items(), key=lambda item: item[1][0])
             verdict = "more than" if value[1] > grid["chance"] else "not shown to be more than"
             said.append(
-                f"Of the explainers {source_label(best)} puts most of its map on the class it explains: "
-                f"{PERCENT.estimate(value)}, {verdict} "
-                f"chance ({100 * grid['chance']:.0f}\u00a0%)."
+                f"Of the explainers {source_label(best)} puts most of its map on the class it explains: {PERCENT.estimate(value)}, "
+                f"{verdict} chance ({100 * grid['chance']:.0f}\u00a0%){_over(grid.get('above', {}).get(best, {}))}."
             )
     table = _mask_table(record, scores)
     if not drawn and table is None:
@@ -223,16 +244,25 @@ def _steadiness(record: RunRecord, scores: ScoreRecord) -> Section | None:
     return Section("steadiness", "Is it steady, and does it know the class?", " ".join(said), drawn, [table] if table else [])
 
 
+def _pooled(values: Mapping[str, Any]) -> Estimate | None:
+    """Mean change by noise over mean change to another image; the mean of their ratios runs off where two images look alike."""
+    found: Estimate | None = values.get("pooled", values["share"])
+    return found
+
+
 def _noise(scores: ScoreRecord, noise: Mapping[str, Any]) -> Figure:
     colours = source_colours(scores.judged, scores.own)
-    groups = [DotGroup((source_label(name),), [(source_label(name), colours[name], one["share"])]) for name, one in noise.items()]
+    groups = [
+        DotGroup((source_label(name),), [(source_label(name), colours.get(name, CONTROL), _pooled(one))])
+        for name, one in noise.items()
+    ]
     sigma = next(iter(noise.values()))["sigma"]
     svg = dot_chart("change of the map by noise", groups, PERCENT, bounds=(0.0, 0.1), missing="one map for all images")
     return Figure(
         svg,
-        f"How far noise of {sigma:g} of 255 grey levels moves the map, as a share of how far another image moves it: near 0 it "
-        "is steady, "
-        "near 100\u00a0% it is noise itself. Coarse maps are steadier than fine ones, which is no merit.",
+        f"How far noise of {sigma:g} of 255 grey levels moves the map, as a share of how far another image moves it, both means "
+        "over images: near 0 it is steady, near 100\u00a0% it is noise itself. Coarse maps are steadier than fine ones, which is "
+        "no merit; controls are grey.",
     )
 
 
@@ -261,6 +291,13 @@ def _grid(scores: ScoreRecord, grid: Mapping[str, Any]) -> Figure:
     )
 
 
+def _over(best: Mapping[str, Any]) -> str:
+    difference, control = best.get("difference"), best.get("control")
+    if difference is None or control is None:
+        return ""
+    return f", {POINTS.estimate(difference)} points above its best control, {control_words(control)}"
+
+
 def _mask_table(record: RunRecord, scores: ScoreRecord) -> Table | None:
     """Localisation on the images of this file, unless the evaluation's section shows all that is judged already."""
     found = scores.numbers.get("localization")
@@ -272,13 +309,19 @@ def _mask_table(record: RunRecord, scores: ScoreRecord) -> Table | None:
         return bool(shown) if name == scores.own else any(one.startswith(_plain(source_label(name))) for one in shown)
 
     judged = [name for name in scores.judged if name in found["maps"]]
-    if all(known(name) for name in judged):
+    above = found.get("above", {})
+    if not above and all(known(name) for name in judged):
         return None
-    controls = [name for name in found["maps"] if name not in judged and name.casefold() in CONTROLS]
-    rows = [
-        [source_label(name), *(PERCENT.estimate(found["maps"][name].get(measure)) for measure in MEASURES)]
-        for name in [*judged, *controls]
-    ]
+    controls = [name for name in found["maps"] if name not in judged and (above or name.casefold() in CONTROLS)]
+    rows = []
+    for name in [*judged, *controls]:
+        cells = [PERCENT.estimate(found["maps"][name].get(measure)) for measure in MEASURES]
+        rows.append([source_label(name), *cells])
+        if name in above:
+            best = [above[name].get(measure, {}) for measure in MEASURES]
+            named = [f" {source_label(one['control'])}" if one.get("control") else "" for one in best]
+            cells = [POINTS.estimate(one.get("difference")) + control for one, control in zip(best, named)]
+            rows.append([f"{source_label(name)}, points above the best control", *cells])
     note = f"On {found['n']:,} images, all sources the same ones: explainers beside controls. Compare within this table."
     return Table("Where the maps lie", ["map", *MEASURES.values()], rows, note)
 

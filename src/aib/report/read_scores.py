@@ -13,13 +13,19 @@ from numpy.typing import NDArray
 from aib.report.files import file_inside, parse_json, read_map, read_text
 from aib.report.shapes import ESTIMATE, Estimate, shaped
 
-__all__ = ["QUOTED", "EditedItem", "Estimate", "Key", "ScoreRecord", "Version", "read_score_record"]
+__all__ = ["FORMAT", "LEAST", "QUOTED", "EditedItem", "Estimate", "Key", "ScoreRecord", "Version", "read_score_record"]
 
 Key = tuple[str, str, float]
 """Source of a map, name of an edit and its size."""
 
 QUOTED = "0.9"
 """The threshold of the cosine that figures show."""
+
+FORMAT = 2
+"""The newest format of a file of scores that is read; files without a number are of the first, and lack what came since."""
+
+LEAST = 20
+"""Images from which on a difference is called one: below, it is too few images to say."""
 
 _SCORED = {
     "source": str, "edit": str, "size": float, "n": int, "unchanged": int, "unchanged_share": ESTIMATE,
@@ -33,9 +39,11 @@ _REMOVED = {
     "deletion": ESTIMATE, "insertion": ESTIMATE, "srg": ESTIMATE, "polarity": ESTIMATE,
     "attended_removed": {"*": ESTIMATE}, "unattended_removed": {"*": ESTIMATE}, "morf": [float], "lerf": [float],
 }  # fmt: skip
+_ABOVE = {"control?": str, "difference": ESTIMATE}
 _DETECTED = {"inside": int, "outside": int, "scores": {"*": {"auroc": ESTIMATE, "false_positive_rate": ESTIMATE}}}
 
 SHAPE: Mapping[str, Any] = {
+    "format?": int,
     "split": str,
     "n": int,
     "own?": str,
@@ -43,13 +51,15 @@ SHAPE: Mapping[str, Any] = {
     "image_size?": [int],
     "consistency?": {"n": int, "rows": [_SCORED], "comparisons?": [_COMPARED]},
     "randomized?": {"*": {"spearman": ESTIMATE, "constant?": int}},
-    "beside_controls?": {"n": int, "rows": [_SCORED], "controls": [str], "same_map?": [str], "comparisons": [_COMPARED]},
+    "beside_controls?": {"n": int, "rows": [_SCORED], "controls": [str], "controls_of?": {"*": [str]}, "same_map?": [str],
+                         "not_recomputed?": [str], "comparisons": [_COMPARED]},
     "faithfulness?": {
         "n": int, "shares": [float], "accuracy?": ESTIMATE, "fills": {"*": {"*": _REMOVED}},
+        "above?": {"*": {"*": {"*": _ABOVE}}},
     },
-    "sensitivity?": {"*": {"n": int, "sigma": float, "share": ESTIMATE, "undefined?": int}},
-    "grid_pointing?": {"n": int, "images?": int, "chance": float, "maps": {"*": ESTIMATE}},
-    "localization?": {"n": int, "excluded?": int, "maps": {"*": {"*": ESTIMATE}}},
+    "sensitivity?": {"*": {"n": int, "sigma": float, "share": ESTIMATE, "pooled?": (ESTIMATE, None), "undefined?": int}},
+    "grid_pointing?": {"n": int, "images?": int, "chance": float, "maps": {"*": ESTIMATE}, "above?": {"*": _ABOVE}},
+    "localization?": {"n": int, "excluded?": int, "maps": {"*": {"*": ESTIMATE}}, "above?": {"*": {"*": _ABOVE}}},
     "information?": {
         "images": int,
         "latent": {"image": ESTIMATE, "dimensions": int, "in_use": int},
@@ -66,7 +76,7 @@ SHAPE: Mapping[str, Any] = {
         },
         "outside?": {"*": _DETECTED},
     },
-    "agreement?": {"metrics": [str], "spearman": [[(float, None)]], "sources": [[int]]},
+    "agreement?": {"metrics": [str], "spearman": [[(float, None)]], "sources": [str], "controls?": [str]},
 }  # fmt: skip
 """What a file of scores holds, see `aib.report.shapes.shaped`."""
 
@@ -112,7 +122,8 @@ class ScoreRecord:
         own: source that is the run's own map, None for a plain classifier.
         judged: sources whose worth is in question, the own map first; explainers follow.
         controls: sources that know nothing of the network and were scored with the edits.
-        same_map: randomised networks that still give the run's own map: no controls.
+        controls_of: by judged source, the controls it is compared with: those of its own resolution.
+        same_map: randomised networks that still give the same map: no controls.
         numbers: content of the file, checked; missing estimates are None.
         rows: numbers of every source under every edit, on the most images it was scored on.
         same_images: as much on the images that all sources were scored on.
@@ -125,6 +136,7 @@ class ScoreRecord:
     own: str | None
     judged: Sequence[str]
     controls: Sequence[str]
+    controls_of: Mapping[str, Sequence[str]]
     same_map: Sequence[str]
     numbers: Mapping[str, Any]
     rows: Mapping[Key, Mapping[str, Any]]
@@ -174,18 +186,26 @@ def read_score_record(folder: Path, splits: Sequence[str]) -> ScoreRecord | None
     if split is None:
         return None
     file = folder / f"{split}.json"
-    numbers = shaped(parse_json(read_text(file), file), SHAPE, str(file))
+    content = parse_json(read_text(file), file)
+    if isinstance(content, dict) and content.get("format", 1) == 1:
+        content.pop("agreement", None)  # over sources that are not comparable
+    numbers = shaped(content, SHAPE, str(file))
+    if numbers.get("format", 1) > FORMAT:
+        raise ValueError(f"{file} has format {numbers['format']}; this version reads up to {FORMAT}: score the run again with it")
     _check(numbers, file)
     whole, beside = numbers.get("consistency", {}), numbers.get("beside_controls", {})
     own, against = numbers.get("own"), numbers.get("against", [])
     same_images = _keyed(beside.get("rows", ()))
     simple = [row["source"] for row in whole.get("rows", ()) if row["source"] != own]
+    judged = [*([own] if own is not None else []), *against]
+    controls = beside.get("controls") or list(dict.fromkeys(simple))
     return ScoreRecord(
         file=file,
         split=numbers["split"],
         own=own,
-        judged=[*([own] if own is not None else []), *against],
-        controls=beside.get("controls") or list(dict.fromkeys(simple)),
+        judged=judged,
+        controls=controls,
+        controls_of={source: beside.get("controls_of", {}).get(source, controls) for source in judged},
         same_map=beside.get("same_map", []),
         numbers=numbers,
         rows={**same_images, **_keyed(whole.get("rows", ()))},
@@ -213,9 +233,9 @@ def _check(numbers: Mapping[str, Any], file: Path) -> None:
     for name, scores in selective["scores"].items() if selective else ():
         if len(scores["error_at"]) != len(selective["coverage"]):
             raise ValueError(f"{file}, 'detection', 'selective', {name!r}: expected an error for each coverage")
-    agreement = numbers.get("agreement", {"metrics": [], "spearman": [], "sources": []})
+    agreement = numbers.get("agreement", {"metrics": [], "spearman": []})
     size = len(agreement["metrics"])
-    if any(len(agreement[part]) != size or any(len(row) != size for row in agreement[part]) for part in ("spearman", "sources")):
+    if any(len(rows) != size for rows in (agreement["spearman"], *agreement["spearman"])):
         raise ValueError(f"{file}, 'agreement': expected {size} rows of {size} for its {size} metrics")
 
 

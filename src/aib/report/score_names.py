@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["control_words", "edit_label", "edit_lines", "fill_label", "fill_words", "metric_label", "source_label"]
+__all__ = ["control_words", "edit_label", "edit_lines", "fill_label", "fill_words", "metric_label", "source_label", "who_is"]
 
 SOURCES = {
     "gradcam": "Grad-CAM",
@@ -13,29 +13,44 @@ SOURCES = {
     "last 50 % randomised": "last 50 % random",
     "last 75 % randomised": "last 75 % random",
     "attention randomised": "attention random",
+    "other image": "another image’s map",
 }
+
+EXPLAINERS = frozenset({"gradcam", "integrated_gradients", "occlusion", "iba"})
 
 CONTROLS = {
     "uniform": "a map that is the same everywhere",
     "centre": "a bright spot in the centre of every image",
     "edges": "an edge detector",
     "random": "blurred noise",
+    "other image": "the map of another image",
     "untrained": "the network before training",
     "attention randomised": "the network with random attention",
 }
 
-METRICS = {"srg": "SRG", "polarity": "polarity", "pointing_game": "pointing game", "energy": "energy in the mask", "iou": "IoU"}
+METRICS = {
+    "srg": "SRG", "polarity": "polarity", "accuracy": "accuracy, unattended half removed", "pointing_game": "pointing game",
+    "energy": "energy in the mask", "iou": "IoU", "unattended_removed": "accuracy, unattended half removed",
+}  # fmt: skip
 
 
 def source_label(name: str) -> str:
-    """``"gradcam@block4"`` is ``"Grad-CAM (block4)"``."""
-    kind, at, layer = name.partition("@")
+    """``"gradcam@block4"`` is ``"Grad-CAM (block4)"``, a control for it ``"untrained, Grad-CAM (block4)"``."""
+    kind, at, rest = name.partition("@")
     shown = SOURCES.get(kind, kind)
-    return f"{shown} ({layer})" if at else shown
+    if rest.partition("@")[0] in EXPLAINERS:
+        return f"{shown}, {source_label(rest)}"
+    return f"{shown} ({rest.replace('x', '×') if kind in CONTROLS else rest})" if at else shown
+
+
+def who_is(own: str | None, source: str) -> str:
+    """A judged source in a sentence: the run's own is ``"the map"``."""
+    return "the map" if source == own else source_label(source)
 
 
 def control_words(name: str) -> str:
-    """What a control is: ``"edges"`` is an edge detector."""
+    """What a control is: ``"edges"`` is an edge detector, at whatever resolution."""
+    name = name.partition("@")[0]
     if name.startswith("last ") and name.endswith(" randomised"):
         return f"the network with its {name.removesuffix(' randomised')} random"
     return CONTROLS.get(name, f"“{name}”")

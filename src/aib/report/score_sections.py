@@ -14,11 +14,11 @@ from aib.report.edited_gallery import edited_pictures
 from aib.report.metric_sections import metric_sections
 from aib.report.parts import Figure, Section
 from aib.report.read import RunRecord
-from aib.report.read_scores import QUOTED, Estimate, Key, ScoreRecord
+from aib.report.read_scores import LEAST, QUOTED, Estimate, Key, ScoreRecord
+from aib.report.sanity_section import sanity_section
 from aib.report.score_figures import (
     BARE,
     PERCENT,
-    PLAIN,
     POINTS,
     DotGroup,
     Line,
@@ -26,13 +26,13 @@ from aib.report.score_figures import (
     dot_chart,
     source_colours,
 )
-from aib.report.score_names import control_words, edit_label, edit_lines, source_label
+from aib.report.score_names import control_words, edit_label, edit_lines, source_label, who_is
 from aib.report.style import ACCENT, CONTROL
 
-__all__ = ["ALIKE", "score_sections"]
+__all__ = ["score_sections"]
 
-ALIKE = 0.5
-"""Rank correlation from which on a map is called much the same as another."""
+KNOWS = "which knows nothing of the image or has not learned"
+"""What controls have in common: maps made without the network, of another image, or from random weights."""
 
 RADII = 3
 """Radii that make a curve."""
@@ -43,12 +43,8 @@ def score_sections(record: RunRecord) -> list[Section]:
     scores = record.scores
     if scores is None:
         return []
-    made = [_score(scores), _sweep(scores), _pictures(scores), _randomised(scores)]
+    made = [_score(scores), _sweep(scores), _pictures(scores), sanity_section(scores)]
     return [section for section in made if section is not None] + metric_sections(record, scores) + bit_sections(scores)
-
-
-def _who(scores: ScoreRecord, source: str) -> str:
-    return "the map" if source == scores.own else source_label(source)
 
 
 def _score(scores: ScoreRecord) -> Section | None:
@@ -67,7 +63,7 @@ def _lead(scores: ScoreRecord) -> str:
         return (
             "These scores stand without controls. A map that never changes scores 100\u00a0%, so by themselves they do not show "
             "that "
-            f"{_who(scores, first)} means anything."
+            f"{who_is(scores.own, first)} means anything."
         )
     text = _verdict(scores, first)
     counts: list[str] = []
@@ -84,11 +80,13 @@ Difference = tuple[str, str, Estimate]
 
 @dataclass(frozen=True)
 class _Compared:
-    """Edits under which a source stands above its best control, below it, or is not told from it, and those without a value."""
+    """Edits under which a source stands above its best control, below it, or is not told from it, those with too few images to
+    say, and those without a value."""
 
     above: Sequence[Difference]
     below: Sequence[Difference]
     between: Sequence[Difference]
+    few: Sequence[str]
     missing: Sequence[str]
 
     @property
@@ -98,22 +96,26 @@ class _Compared:
 
 def _compared(scores: ScoreRecord, source: str) -> _Compared:
     known: list[Difference] = []
-    missing = []
+    few, missing = [], []
     for edit in scores.edits():
         control, difference = scores.over_control((source, *edit))
         if difference is None or control is None:
             missing.append(edit_label(*edit))
+        elif scores.above[source, *edit]["unchanged"] < LEAST:
+            few.append(edit_label(*edit))
         else:
             known.append((edit_label(*edit), control, difference))
     above = [one for one in known if one[2][1] > 0]
     below = sorted((one for one in known if one[2][2] < 0), key=lambda one: one[2][0])
-    return _Compared(above, below, [one for one in known if one not in above and one not in below], missing)
+    return _Compared(above, below, [one for one in known if one not in above and one not in below], few, missing)
 
 
 def _verdict(scores: ScoreRecord, source: str) -> str:
     """The answer in plain words: more than the best control under how many edits, by how much, and where a control does better."""
-    found, who = _compared(scores, source), _who(scores, source)
+    found, who = _compared(scores, source), who_is(scores.own, source)
     total = found.total
+    if not total and found.few:
+        return f"Too few images to say: under no edit do {LEAST} predictions stay."
     if not total:
         return "It cannot be said: no prediction stays under any edit, so there is nothing to score."
     points = sorted(100 * difference[0] for _, _, difference in found.above)
@@ -121,21 +123,21 @@ def _verdict(scores: ScoreRecord, source: str) -> str:
     by = f"{ends[0]} to {ends[-1]} points" if len(ends) > 1 else f"{ends[0]} points" if ends else ""
     if len(found.above) == total:
         edits = "the only edit" if total == 1 else f"all {total} edits"
-        text = f"Yes: under {edits} {who} stays more than the best control, which knows nothing of the network, by {by}."
+        text = f"Yes: under {edits} {who} stays more than the best control, {KNOWS}, by {by}."
     elif found.above:
         named = f" ({'; '.join(label for label, _, _ in found.above)})" if len(found.above) <= 2 else ""
-        text = (
-            f"Only in part: under {len(found.above)} of {total} edits{named} {who} stays more than the best control, which knows "
-        )
-        text += f"nothing of the network, by {by}."
+        text = f"Only in part: under {len(found.above)} of {total} edits{named} {who} stays more than the best control, {KNOWS}, "
+        text += f"by {by}."
     else:
-        text = f"No: under none of {total} edits does {who} stay more than the best control, which knows nothing of the network."
+        text = f"No: under none of {total} edits does {who} stay more than the best control, {KNOWS}."
     if found.below:
         more = [f"{label} ({control_words(control)}, by {-100 * lost[0]:.1f} points)" for label, control, lost in found.below[:2]]
         rest = f" and {len(found.below) - 2} more" if len(found.below) > 2 else ""
         text += f" Under {'; '.join(more)}{rest} the control stays more."
     if found.between:
         text += f" Under {'the other ' if found.above or found.below else ''}{len(found.between)} the two are not told apart."
+    if found.few:
+        text += f" Under {'; '.join(found.few)} fewer than {LEAST} predictions stay: too few images to say."
     if found.missing:
         text += f" Under {'; '.join(found.missing)} no prediction stays, so nothing is scored."
     return text
@@ -160,7 +162,8 @@ def _dots(scores: ScoreRecord, edits: Sequence[tuple[str, float]], kind: str) ->
     for edit in edits:
         judged = [(source_label(source), colours[source], _value(scores, kind, source, edit)) for source in scores.scored]
         controls = [(source_label(name), _value(scores, kind, name, edit)) for name in scores.controls]
-        known = {name: value[0] for name, value in controls if value is not None}
+        mine = [source_label(name) for name in scores.controls_of[scores.scored[0]]]  # at the first one's resolution
+        known = {name: value[0] for name, value in controls if value is not None and name in mine}
         best = max(known, key=known.__getitem__) if kind == "excess" and known else None
         groups.append(DotGroup(edit_lines(*edit), judged, controls, best))
     beside = scores.numbers.get("beside_controls")
@@ -203,6 +206,7 @@ def _above_dots(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> Figu
 
 def _score_tables(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> list[Table]:
     numbers = scores.numbers
+    beside = numbers.get("beside_controls", {})
     rows = [
         [edit_label(*edit), source_label(source), _stays(scores.rows[source, *edit]), *_cells(scores, (source, *edit), QUOTED)]
         for source in scores.scored
@@ -225,8 +229,10 @@ def _score_tables(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> li
         )
     if scores.same_map:
         names = ", ".join(source_label(name) for name in scores.same_map)
-        note += f"Not among the controls: {names}. What is random there lies behind the map or hardly moves it: it is still "
-        note += "the run’s own map."
+        note += f"Not among the controls: {names}. What is random there lies behind the map, which is the same. "
+    if left := beside.get("not_recomputed"):
+        names = ", ".join(source_label(name) for name in left)
+        note += f"{names}: too costly to compute anew on networks with random weights; it lacks those controls."
     shared = ["score, %", "excess, %", "above the best control, points", "best control"]
     return [
         Table(f"Scores at cosine {QUOTED}", ["edit", "map", "prediction stays", *shared], rows, note),
@@ -273,10 +279,14 @@ def _sweep(scores: ScoreRecord) -> Section | None:
         if len(radii) < RADII:
             continue
         drawn.append(_sweep_figure(scores, source, name, kept, radii))
-        found = {radius: scores.over_control((source, name, radius))[1] for radius in radii}
+        found = {
+            radius: None if scores.above.get((source, name, radius), {}).get("unchanged", 0) < LEAST
+            else scores.over_control((source, name, radius))[1]
+            for radius in radii
+        }  # fmt: skip
         more, less = (_listed(radii, found, sign) for sign in (1, -1))
         count = f"at {more} of {len(radii)} radii, less at {less}"
-        said.append(f"Of {name} alone {_who(scores, source)} stays more than the best control {count}.")
+        said.append(f"Of {name} alone {who_is(scores.own, source)} stays more than the best control {count}.")
     if not drawn:
         return None
     lead = "Only a part of the image’s frequencies is kept. " + " ".join(said if scores.above else [])
@@ -331,36 +341,3 @@ def _pictures(scores: ScoreRecord) -> Section | None:
     lead = f"{images}, drawn at random and not chosen: as they are, then edited, with the maps below. {changed} of {len(edited)} "
     lead += "edits change the prediction; there the score does not ask the map to stay."
     return Section("edited", "Original and edited, side by side", lead, pictures=pictures)
-
-
-def _randomised(scores: ScoreRecord) -> Section | None:
-    found = {name: numbers["spearman"] for name, numbers in scores.numbers.get("randomized", {}).items()}
-    if not found:
-        return None
-    groups = [
-        DotGroup((source_label(name), *(("same map",) if name in scores.same_map else ())), [(source_label(name), ACCENT, value)])
-        for name, value in found.items()
-    ]
-    learned = {name: value for name, value in found.items() if value is not None and not name.startswith("last ")}
-    lead = ""
-    if learned:
-        most = max(learned, key=lambda name: learned[name][0])
-        text = f"rank correlation {PLAIN.estimate(learned[most])}"
-        if learned[most][0] < ALIKE:
-            lead = f"Yes: with random weights it is another map. The most alike is that of {control_words(most)}, {text}."
-        else:
-            lead = f"Hardly: {control_words(most)} gives much the same map, {text}. It shows the image and the architecture then, "
-            lead += "not what was learned."
-    if scores.same_map:
-        names = " and the ".join(name.removesuffix(" randomised") for name in scores.same_map)
-        lead += f" With the {names} of the layers random it is still the same map, since they lie behind it or hardly move it: "
-        lead += "such networks are no controls."
-    sentence = (
-        "Rank correlation (Spearman) of the run’s map with that of the same network with parts of it untrained, a mean over "
-        "images with "
-        "its 95\u00a0% interval: 1 is the same order of positions, 0 nothing in common. A low value shows that training made the "
-        "map, not "
-        "that the map is right."
-    )
-    svg = dot_chart("rank correlation with the trained map", groups, PLAIN, bounds=(-1.0, 1.0), line=0.0, missing="a constant map")
-    return Section("randomised", "Does the map know what was learned?", lead.strip(), [Figure(svg, sentence)])

@@ -49,7 +49,7 @@ GRIDS, ABLATED, BATCH = 250, 2000, 250
 
 
 def footing(job: ScoreJob, sources: ScoreSources, say: Callable[[str], None]) -> dict[str, Any]:
-    """``"faithfulness"``, ``"sensitivity"``; where there are such ``"map_ablation"``, ``"grid_pointing"`` and ``"localization"``."""
+    """``"faithfulness"``, ``"sensitivity"``, and where they can be had maps replaced, grids and masks, as the file holds them."""
     run, settings = job.run, job.settings
     compared = set(sources.judged).union(*(sources.controls_of(source) for source in sources.judged))
     split = job.some(job.count(settings.faithful_images, FAITHFUL_IMAGES, len(compared), AT_MOST))

@@ -1,0 +1,216 @@
+"""The scores of a run as text of 100 columns: what is judged, every control beside it, and how far it stands above the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["LEAST", "WIDTH", "sentences", "tables"]
+
+WIDTH = 100
+"""Columns that the tables fit in."""
+
+LEAST = 20
+"""Images from which on a difference is called one."""
+
+FILL = "blur"
+"""The fill of what is printed for one only, where it is there."""
+
+
+def tables(result: Mapping[str, Any], threshold: str) -> list[Any]:
+    """What is judged, every control beside it, and the other metrics, as tables of text."""
+    beside = result["beside_controls"]
+    judged = list(dict.fromkeys(comparison["source"] for comparison in beside["comparisons"]))
+    found = [_judged(result, source, threshold) for source in judged]
+    edits = list(dict.fromkeys(row["edit"] for row in beside["rows"]))
+    lines = _table("every map: score / excess in %, means over sizes, on the images of the controls", "map", *edits)
+    for source in _in_order(beside["rows"], judged):
+        note = " (same map)" if source in beside["same_map"] else ""
+        lines.add_row(source + note, *(_means(beside["rows"], source, edit, threshold) for edit in edits))
+    found.append(lines)
+    return found + _removal(result, judged) + _places(result, judged) + _above(result, judged)
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="right" if number else "left")
+    return made
+
+
+def _in_order(rows: Sequence[Mapping[str, Any]], judged: Sequence[str]) -> list[str]:
+    """What is judged first, then the controls as they come."""
+    every = list(dict.fromkeys(row["source"] for row in rows))
+    return [source for source in every if source in judged] + [source for source in every if source not in judged]
+
+
+def _judged(result: Mapping[str, Any], source: str, threshold: str) -> Any:
+    """The consistency of one source under every edit."""
+    beside = result["beside_controls"]
+    cells = {
+        (row["source"], row["edit"], row["size"]): row
+        for row in [*beside["rows"], *result.get("consistency", {"rows": []})["rows"]]
+    }
+    lines = _table(
+        f"{source}, cosine {threshold}, in %", "edit", "stays", "score", "excess", "beside", "above the best control", ""
+    )
+    lines.columns[-1].justify = "left"
+    same = {(row["source"], row["edit"], row["size"]): row for row in beside["rows"]}
+    for comparison in beside["comparisons"]:
+        if comparison["source"] != source:
+            continue
+        key = (source, comparison["edit"], comparison["size"])
+        numbers, best = cells[key]["thresholds"][threshold], comparison["thresholds"][threshold]["excess"]
+        few = "" if comparison["unchanged"] >= LEAST else "  (too few)"
+        lines.add_row(
+            f"{comparison['edit']} {comparison['size']:g}", _stays(cells[key]), _percent(numbers["score"]),
+            _percent(numbers["excess"]), _stays(same[key]), _points(best["difference"]), _plain(best["control"]) + few,
+        )  # fmt: skip
+    return lines
+
+
+def _stays(row: Mapping[str, Any]) -> str:
+    return f"{row['unchanged']}/{row['n']}"
+
+
+def _means(rows: Sequence[Mapping[str, Any]], source: str, edit: str, threshold: str) -> str:
+    chosen = [row["thresholds"][threshold] for row in rows if (row["source"], row["edit"]) == (source, edit)]
+    chosen = [numbers for numbers in chosen if numbers["score"] is not None]
+    if not chosen:
+        return "–"
+    score, excess = (100 * sum(numbers[kind][0] for numbers in chosen) / len(chosen) for kind in ("score", "excess"))
+    return f"{score:.0f} / {excess:.0f}"
+
+
+def _removal(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
+    """What removing cells in the order of a map does."""
+    faithful = result["faithfulness"]
+    fills: Mapping[str, Any] = faithful["fills"]
+    names = _in_order([{"source": name} for name in next(iter(fills.values()))], judged)
+    if not names:
+        return []
+    n = f", on {faithful['n']} images" if "n" in faithful else ""
+    gains = _table(f"SRG, by what fills the place of removed cells{n}", "map", *(fill.replace("_", " ") for fill in fills))
+    for name in names:
+        gains.add_row(name, *(_signed(maps[name]["srg"]) for maps in fills.values()))
+    fill = FILL if FILL in fills else next(iter(fills))
+    columns = ("map", "polarity", "deletion", "insertion", "attended gone", "unattended gone")
+    rest = _table(f"filled with {fill.replace('_', ' ')}, in %: accuracy with a half of the cells gone, and more", *columns)
+    for name in names:
+        one = fills[fill][name]
+        halves = (one["attended_removed"]["1/2"], one["unattended_removed"]["1/2"])
+        rest.add_row(name, *(_percent(value) for value in (one["polarity"], one["deletion"], one["insertion"], *halves)))
+    return [gains, rest]
+
+
+def _places(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
+    """Noise, grids and masks, each for the maps it has a number of."""
+    columns: dict[str, Callable[[str], Sequence[float] | None]] = {}
+    names: list[str] = []
+    if noise := result["sensitivity"]:
+        columns["noise"] = lambda name: noise[name]["pooled"] if name in noise else None
+        names += noise
+    if grid := result.get("grid_pointing"):
+        columns[f"grid ({100 * grid['chance']:.0f})"] = lambda name: grid["maps"].get(name)
+        names += grid["maps"]
+    if places := result.get("localization", {}).get("maps", {}):
+        for metric in ("pointing_game", "energy", "iou"):
+            columns[metric.replace("_", " ")] = lambda name, metric=metric: places.get(name, {}).get(metric)  # type: ignore[misc]
+        names += places
+    if not columns:
+        return []
+    title = "steadiness and place, in %" + (" (grid: chance in brackets)" if grid else "")
+    lines = _table(title, "map", *columns)
+    for name in _in_order([{"source": name} for name in names], judged):
+        lines.add_row(name, *(_percent(read(name)) for read in columns.values()))
+    return [lines]
+
+
+def _above(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
+    """How far each source stands above the best of its controls in every other metric, image by image."""
+    rows = []
+    by_fill = result["faithfulness"].get("above", {})
+    images = result["faithfulness"].get("n", 0)
+    for source in judged:
+        for metric, label in (("srg", "SRG"), ("polarity", "polarity"), ("unattended_removed", "accuracy, unattended half gone")):
+            for fill, found in by_fill.items():
+                rows.append((source, f"{label}, {fill.replace('_', ' ')}", found.get(source, {}).get(metric), images))
+        if source in (grid := result.get("grid_pointing", {})).get("above", {}):
+            rows.append((source, "grid pointing", grid["above"][source], grid["n"]))
+        places = result.get("localization", {})
+        for metric, found in places.get("above", {}).get(source, {}).items():
+            label = "IoU" if metric == "iou" else metric.replace("_", " ")
+            rows.append((source, label, found, places["n"] - places.get("excluded", 0)))
+    if not rows:
+        return []
+    lines = _table("above the best control in points, all on the same images", "map", "metric", "above the best control", "")
+    lines.columns[1].justify = lines.columns[-1].justify = "left"
+    for source, label, best, n in rows:
+        if best is not None:
+            few = "" if n >= LEAST else "  (too few)"
+            lines.add_row(source, label, _points(best["difference"]), _plain(best["control"]) + few)
+    return [lines]
+
+
+def _plain(control: str | None) -> str:
+    """Without what it was made for, which the line says."""
+    return (control or "").partition("@")[0].replace("randomised", "random")
+
+
+def _percent(values: Sequence[float] | None) -> str:
+    return "–" if values is None else f"{100 * values[0]:.1f} [{100 * values[1]:.0f}, {100 * values[2]:.0f}]"
+
+
+def _signed(values: Sequence[float]) -> str:
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*values)
+
+
+def _points(values: Sequence[float] | None) -> str:
+    return "–" if values is None else "{:+.1f} [{:+.0f}, {:+.0f}]".format(*(100 * value for value in values))
+
+
+def sentences(result: Mapping[str, Any]) -> list[str]:
+    """What the tables do not say, in plain words."""
+    beside = result["beside_controls"]
+    said = [
+        "stays: predictions that do, of the images; score and excess are over those, and what stands above the best control is "
+        "over those beside it. score: maps that stay, of the images whose prediction stays. excess: the score less that with "
+        "another image's map. A map that never changes has a score of 100 and an excess of 0; how far the excess is above the best "
+        f"control's is what to quote, from {LEAST} images on. In brackets, 95 % intervals over images.",
+        "@: a control has the size of the map it is beside, and names it where that is not the first one's.",
+    ]
+    if same := beside["same_map"]:
+        said.append(f"same map: in {', '.join(same)} what is random lies behind the map, which is the same: they are no controls.")
+    if left := beside.get("not_recomputed"):
+        said.append(
+            f"{', '.join(left)}: too costly to compute anew on networks with random weights; those controls are left out for it."
+        )
+    if result.get("sensitivity"):
+        said.append(
+            "noise: mean change of the map by noise no one sees, over its mean change to another image. Uniform and centred maps "
+            "have none, and another image's map has the map's own. grid: maps that do not depend on the class are at chance by "
+            "definition."
+        )
+    if "map_ablation" in result:
+        shown = ", ".join(f"{name.replace('_', ' ')} {_percent(value)}" for name, value in result["map_ablation"].items())
+        said.append(f"Error in % with the map replaced: {shown}.")
+    if "information" in result:
+        mean, low, high = result["information"]["latent"]["image"]
+        line = f"The latent carries {mean:.1f} [{low:.1f}, {high:.1f}] bits an image"
+        if "quantized" in result["information"]:
+            codes = result["information"]["quantized"]["codes"]
+            line += (
+                ", the quantised map "
+                + ", ".join("{:.0f} [{:.0f}, {:.0f}]".format(*code["image"]) + f" ({name})" for name, code in codes.items())
+                + " by code"
+            )
+        said.append(line + ".")
+    for name, table in result.get("detection", {}).get("outside", {}).items():
+        shown = ", ".join(
+            f"{score.replace('_', ' ')} " + "{:.3f} [{:.3f}, {:.3f}]".format(*numbers["auroc"])
+            for score, numbers in table["scores"].items()
+        )
+        said.append(f"Told from {name}, AUROC: {shown}.")
+    return said
