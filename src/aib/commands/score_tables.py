@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["LEAST", "WIDTH", "sentences", "tables"]
@@ -23,12 +23,12 @@ def tables(result: Mapping[str, Any], threshold: str) -> list[Any]:
     judged = list(dict.fromkeys(comparison["source"] for comparison in beside["comparisons"]))
     found = [_judged(result, source, threshold) for source in judged]
     edits = list(dict.fromkeys(row["edit"] for row in beside["rows"]))
-    lines = _table("every map: score / excess in %, means over sizes, on the images of the controls", "map", *edits)
-    for source in _in_order(beside["rows"], judged):
+    lines = _table(f"score / excess in %, means over sizes, {beside['n']} images", "map", *edits)
+    for source in _in_order([row["source"] for row in beside["rows"]], result):
         note = " (same map)" if source in beside["same_map"] else ""
-        lines.add_row(source + note, *(_means(beside["rows"], source, edit, threshold) for edit in edits))
+        lines.add_row(_named(source) + note, *(_means(beside["rows"], source, edit, threshold) for edit in edits))
     found.append(lines)
-    return found + _removal(result, judged) + _places(result, judged) + _above(result, judged)
+    return found + _removal(result) + _places(result) + _above(result, judged)
 
 
 def _table(title: str, *columns: str) -> Any:
@@ -40,10 +40,20 @@ def _table(title: str, *columns: str) -> Any:
     return made
 
 
-def _in_order(rows: Sequence[Mapping[str, Any]], judged: Sequence[str]) -> list[str]:
-    """What is judged first, then the controls as they come."""
-    every = list(dict.fromkeys(row["source"] for row in rows))
-    return [source for source in every if source in judged] + [source for source in every if source not in judged]
+def _in_order(names: Iterable[str], result: Mapping[str, Any]) -> list[str]:
+    """What is judged first, then the controls of each, then what is none."""
+    beside, every = result["beside_controls"], dict.fromkeys(names)
+    controls_of = beside.get("controls_of", {})
+    wished = [*(one["source"] for one in beside["comparisons"]), *(name for controls in controls_of.values() for name in controls)]
+    return list(dict.fromkeys([name for name in wished if name in every] + list(every)))
+
+
+def _named(source: str) -> str:
+    return source.replace("randomised", "random")
+
+
+def _edit(name: str, size: float) -> str:
+    return f"{name.replace('frequencies', 'freq.')} {size:g}"
 
 
 def _judged(result: Mapping[str, Any], source: str, threshold: str) -> Any:
@@ -53,9 +63,7 @@ def _judged(result: Mapping[str, Any], source: str, threshold: str) -> Any:
         (row["source"], row["edit"], row["size"]): row
         for row in [*beside["rows"], *result.get("consistency", {"rows": []})["rows"]]
     }
-    lines = _table(
-        f"{source}, cosine {threshold}, in %", "edit", "stays", "score", "excess", "beside", "above the best control", ""
-    )
+    lines = _table(f"{source}, cosine {threshold}, in %", "edit", "stays", "score", "excess", "beside", "above best", "control")
     lines.columns[-1].justify = "left"
     same = {(row["source"], row["edit"], row["size"]): row for row in beside["rows"]}
     for comparison in beside["comparisons"]:
@@ -65,7 +73,7 @@ def _judged(result: Mapping[str, Any], source: str, threshold: str) -> Any:
         numbers, best = cells[key]["thresholds"][threshold], comparison["thresholds"][threshold]["excess"]
         few = "" if comparison["unchanged"] >= LEAST else "  (too few)"
         lines.add_row(
-            f"{comparison['edit']} {comparison['size']:g}", _stays(cells[key]), _percent(numbers["score"]),
+            _edit(comparison["edit"], comparison["size"]), _stays(cells[key]), _percent(numbers["score"]),
             _percent(numbers["excess"]), _stays(same[key]), _points(best["difference"]), _plain(best["control"]) + few,
         )  # fmt: skip
     return lines
@@ -84,28 +92,28 @@ def _means(rows: Sequence[Mapping[str, Any]], source: str, edit: str, threshold:
     return f"{score:.0f} / {excess:.0f}"
 
 
-def _removal(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
+def _removal(result: Mapping[str, Any]) -> list[Any]:
     """What removing cells in the order of a map does."""
     faithful = result["faithfulness"]
     fills: Mapping[str, Any] = faithful["fills"]
-    names = _in_order([{"source": name} for name in next(iter(fills.values()))], judged)
+    names = _in_order(next(iter(fills.values())), result)
     if not names:
         return []
     n = f", on {faithful['n']} images" if "n" in faithful else ""
     gains = _table(f"SRG, by what fills the place of removed cells{n}", "map", *(fill.replace("_", " ") for fill in fills))
     for name in names:
-        gains.add_row(name, *(_signed(maps[name]["srg"]) for maps in fills.values()))
+        gains.add_row(_named(name), *(_signed(maps[name]["srg"]) for maps in fills.values()))
     fill = FILL if FILL in fills else next(iter(fills))
     columns = ("map", "polarity", "deletion", "insertion", "attended gone", "unattended gone")
     rest = _table(f"filled with {fill.replace('_', ' ')}, in %: accuracy with a half of the cells gone, and more", *columns)
     for name in names:
         one = fills[fill][name]
         halves = (one["attended_removed"]["1/2"], one["unattended_removed"]["1/2"])
-        rest.add_row(name, *(_percent(value) for value in (one["polarity"], one["deletion"], one["insertion"], *halves)))
+        rest.add_row(_named(name), *(_percent(value) for value in (one["polarity"], one["deletion"], one["insertion"], *halves)))
     return [gains, rest]
 
 
-def _places(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
+def _places(result: Mapping[str, Any]) -> list[Any]:
     """Noise, grids and masks, each for the maps it has a number of."""
     columns: dict[str, Callable[[str], Sequence[float] | None]] = {}
     names: list[str] = []
@@ -123,8 +131,8 @@ def _places(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
         return []
     title = "steadiness and place, in %" + (" (grid: chance in brackets)" if grid else "")
     lines = _table(title, "map", *columns)
-    for name in _in_order([{"source": name} for name in names], judged):
-        lines.add_row(name, *(_percent(read(name)) for read in columns.values()))
+    for name in _in_order(names, result):
+        lines.add_row(_named(name), *(_percent(read(name)) for read in columns.values()))
     return [lines]
 
 
@@ -134,7 +142,7 @@ def _above(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
     by_fill = result["faithfulness"].get("above", {})
     images = result["faithfulness"].get("n", 0)
     for source in judged:
-        for metric, label in (("srg", "SRG"), ("polarity", "polarity"), ("unattended_removed", "accuracy, unattended half gone")):
+        for metric, label in (("srg", "SRG"), ("polarity", "polarity"), ("unattended_removed", "accuracy")):
             for fill, found in by_fill.items():
                 rows.append((source, f"{label}, {fill.replace('_', ' ')}", found.get(source, {}).get(metric), images))
         if source in (grid := result.get("grid_pointing", {})).get("above", {}):
@@ -145,7 +153,8 @@ def _above(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
             rows.append((source, label, found, places["n"] - places.get("excluded", 0)))
     if not rows:
         return []
-    lines = _table("above the best control in points, all on the same images", "map", "metric", "above the best control", "")
+    title = "above the best control in points (accuracy: with the unattended half gone)"
+    lines = _table(title, "map", "metric", "above best", "control")
     lines.columns[1].justify = lines.columns[-1].justify = "left"
     for source, label, best, n in rows:
         if best is not None:
