@@ -173,6 +173,7 @@ def make_scores(root: Path, *, above: float = 0.3, explained: float = 0.15, spli
         for edit in (*EDITS, *SWEEP)
     ]
     result: dict[str, object] = {
+        "format": 2,
         "model": "vgg_s_aib_qt", "data": "clutter", "split": split, "n": 100, "seed": 0, "own": "own map", "against": ["gradcam"],
         "controls": ["uniform", "edges"], "thresholds": [0.85, 0.9, 0.95], "image_size": [32, 32],
         "consistency": {
@@ -189,11 +190,18 @@ def make_scores(root: Path, *, above: float = 0.3, explained: float = 0.15, spli
             "fills": {fill: {name: _removed(srg) for name, srg in
                              (("own map", 0.61), ("gradcam", 0.43), ("uniform", 0.01), ("edges", 0.32), ("random", -0.02))}
                       for fill in ("mean", "blur")},
+            "above": {fill: {name: {"srg": {"control": "edges", "difference": _around(above, 0.1)},
+                                    "polarity": {"control": "uniform", "difference": _around(0.25, 0.2)}}
+                             for name in ("own map", "gradcam")} for fill in ("mean", "blur")},
         },
-        "sensitivity": {"own map": {"n": 20, "draws": 4, "sigma": 4.0, "share": _around(0.037, 0.005), "undefined": 0},
-                        "gradcam": {"n": 20, "draws": 4, "sigma": 4.0, "share": None, "undefined": 20}},
+        "sensitivity": {"own map": {"n": 20, "draws": 4, "sigma": 4.0, "share": _around(4.24, 0.5), "undefined": 0,
+                                    "pooled": _around(0.037, 0.005)},
+                        "gradcam": {"n": 20, "draws": 4, "sigma": 4.0, "share": None, "undefined": 20, "pooled": None},
+                        "edges": {"n": 20, "draws": 4, "sigma": 4.0, "share": _around(0.02, 0.005), "undefined": 0,
+                                  "pooled": _around(0.021, 0.005)}},
         "grid_pointing": {"n": 20, "images": 18, "chance": 0.25,
-                          "maps": {"own map": [0.25] * 3, "gradcam": _around(0.41, 0.05), "uniform": [0.25] * 3}},
+                          "maps": {"own map": [0.25] * 3, "gradcam": _around(0.41, 0.05), "uniform": [0.25] * 3},
+                          "above": {"gradcam": {"control": "untrained@gradcam", "difference": _around(0.123, 0.05)}}},
         "localization": {"n": 20, "excluded": 0, "maps": {name: _scores(value) for name, value in
                                                           (("own map", 0.8), ("gradcam", 0.52), ("centre", 0.31))}},
         "information": {
@@ -213,7 +221,7 @@ def make_scores(root: Path, *, above: float = 0.3, explained: float = 0.15, spli
                 for name, value in (("max_softmax", 0.912), ("entropy", 0.934), ("rate", 0.987))}}},
         },
         "agreement": {"metrics": ["consistency excess", "srg, blur"], "spearman": [[1.0, 0.37], [0.37, 1.0]],
-                      "sources": [[6, 5], [5, 5]]},
+                      "sources": ["own map", "gradcam", "edges", "untrained"], "controls": ["edges", "untrained"]},
     }  # fmt: skip
     (root / "score").mkdir(exist_ok=True)
     _json(root / "score" / f"{split}.json", result)

@@ -66,7 +66,7 @@ def test_each_network_takes_its_share_and_the_given_ones_stay_bit_identical(name
     generator = torch.get_rng_state()
     networks = randomized_networks(trained, fresh, pictures())
     expected = ["untrained", "attention randomised", "last 25 % randomised", "last 50 % randomised", "last 75 % randomised"]
-    assert list(networks) == [key for key in expected if name == "vgg_xs_aib_qt" or not key.startswith("attention")]
+    assert list(networks) == expected
     every = set(dict(trained.named_parameters()))
     assert taken_from(networks["untrained"], fresh) == every
     shares = [taken_from(networks[f"last {p} % randomised"], fresh) for p in (25, 50, 75)]
@@ -308,7 +308,7 @@ def test_bad_input_is_refused() -> None:
     images = pictures(4)
     broken = torch.tensor([1.0, math.nan]).view(2, 1, 1, 1)
     bad: list[tuple[str, Callable[[], object]]] = [
-        ("CompatibilityClassifier has no SpatialAttention", lambda: attention_modules(create_model("vgg_att3", 3, width=0.0625))),
+        ("GapClassifier has no attention module", lambda: attention_modules(create_model("vgg_gap", 3, width=0.0625))),
         ("'backbone.features.0.weight' is .* and missing", lambda: randomized_networks(trained, create_model("vgg_xs", 3), images)),
         (r"'decoder.*' is \(3, .* and \(4, ", lambda: randomized_networks(trained, create_model("vgg_xs_aib_qt", 4), images)),
         ("a percentage of the cascade is 100", lambda: randomized_networks(trained, fresh, images, percentages=[100])),

@@ -63,13 +63,18 @@ def test_every_part_shows_the_numbers_of_the_file(tmp_path: Path) -> None:
         "97 of 100, 97.0 %", "80.0 (75.0 to 85.0)", "70.0 (65.0 to 75.0)", "+30.0 (+20.0 to +40.0)",  # own map, all images
         "37 of 40, 92.5 %", "60.0 (55.0 to 65.0)", "+15.0 (+5.0 to +25.0)", "0.85", "0.95",  # Grad-CAM, images of the controls
         "100.0 / 0.0", "50.0 / 40.0", "(same map, no control)",  # controls
-        "+0.10 (+0.07 to +0.13)", "−0.20", "With the last 25 % of the layers random",
-        "+0.61 (+0.56 to +0.66)", "an edge detector, of +0.32", "Yes: filled with a blur", "3.7 % (3.2 to 4.2)",
+        "+0.10 (+0.07 to +0.13)", "−0.20", "What is random in last 25 % random lies behind the map",
+        "+0.61 (+0.56 to +0.66)", "+0.30 (+0.20 to +0.40) more than the best control, an edge detector",
+        "Yes: filled with a blur", "3.7 % (3.2 to 4.2)",
         "one map for all images",
-        "41.0 % (36.0 to 46.0), more than chance (25 %)", "60.5 (58.5 to 62.5) bits an image in 63 of its 64",
+        "41.0 % (36.0 to 46.0), more than chance (25 %)",
+        "+12.3 (+7.3 to +17.3) points above its best control, the network before training",
+        "60.5 (58.5 to 62.5) bits an image in 63 of its 64",
         "15 · 2.50 a position", "8 · 1.40 a position", "log₂ 50",
         "0.987 (0.977 to 0.997) for images of svhn, better than the entropy of its predictions (0.934)",
-        "it errs on 8.0 %; on the half that looks most usual by rate on 5.0 %", "+0.37", "5 to 5 sources", "95.0 % on whole images",
+        "it errs on 8.0 %; on the half that looks most usual by rate on 5.0 %", "+0.37",
+        "over the 4 sources of maps that all metrics judged", "Controls are among them",
+        "95.0 % on whole images",
     ]  # fmt: skip
     assert [text for text in expected if text not in page.text] == []
     assert "nan" not in page.text.casefold().split()
@@ -82,7 +87,7 @@ def test_every_part_shows_the_numbers_of_the_file(tmp_path: Path) -> None:
 def test_the_lead_says_yes_or_no_by_the_interval(tmp_path: Path, above: float, opening: str) -> None:
     text = page_with(tmp_path, above=above).text
     assert opening in text
-    assert ("knows nothing of the network, by 30.0 points." in text) == (above > 0)
+    assert ("or has not learned, by 30.0 points." in text) == (above > 0)
     assert ("(an edge detector, by 30.0 points)" in text) == (above < 0)
 
 
@@ -91,6 +96,58 @@ def test_a_difference_within_its_interval_is_no_win(tmp_path: Path) -> None:
     assert "No: under none of 3 edits" in text
     assert "Under 3 the two are not told apart." in text
     assert "Grad-CAM stays more than it under 3 of 3" in text
+
+
+def test_few_images_decide_nothing(tmp_path: Path) -> None:
+    def change(scores: dict[str, Any]) -> None:
+        for one in scores["beside_controls"]["comparisons"]:
+            if one["edit"] == "high frequencies":
+                one["unchanged"] = 7
+                one["thresholds"] = {"0.9": {"excess": {"control": "edges", "difference": [-1.0, -1.0, -1.0]}}}
+        scores["faithfulness"]["n"] = 12
+
+    text = page_with(tmp_path, change).text
+    assert "Yes: under all 2 edits" in text
+    assert "Under high frequencies ≥ 4 fewer than 20 predictions stay: too few images to say." in text
+    assert "Too few images to say: 12. Filled with a blur, the map has an SRG of" in text
+    assert "the control stays more" not in text
+
+    def every(scores: dict[str, Any]) -> None:
+        for one in scores["beside_controls"]["comparisons"]:
+            one["unchanged"] = 7
+
+    assert "Too few images to say: under no edit do 20 predictions stay." in page_with(tmp_path / "all", every).text
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"untrained": -0.27, "last 75 % randomised": 0.18}, "Yes: with random weights the map is another map. The most alike is "
+         "that of the network with its last 75 % random, rank correlation +0.18"),
+        ({"untrained": -0.27, "last 75 % randomised": 0.57}, "In part: the network with its last 75 % random gives the map much as "
+         "it is"),
+        ({"untrained": 0.8, "last 75 % randomised": 0.57}, "Hardly: the network before training gives the map much as it is"),
+        ({"untrained": 0.1, "untrained@gradcam": 0.7}, "Hardly: the network before training gives Grad-CAM much as it is"),
+    ],
+)  # fmt: skip
+def test_the_sanity_check_speaks_of_the_cascade_too(tmp_path: Path, values: dict[str, float], said: str) -> None:
+    def change(scores: dict[str, Any]) -> None:
+        scores["randomized"] = {name: {"n": 40, "spearman": [value, value - 0.03, value + 0.03]} for name, value in values.items()}
+        scores["beside_controls"]["same_map"] = []
+
+    assert said in page_with(tmp_path, change).text
+
+
+def test_files_of_the_first_format_are_still_read(tmp_path: Path) -> None:
+    def change(scores: dict[str, Any]) -> None:
+        del scores["format"], scores["faithfulness"]["above"], scores["grid_pointing"]["above"]
+        scores["agreement"]["sources"] = [[6, 5], [5, 5]]
+        del scores["agreement"]["controls"]
+
+    text = page_with(tmp_path, change).text
+    assert "Yes: under all 3 edits" in text
+    assert "the file has no differences from the controls, so score the run again" in text
+    assert TITLES["agreement"] not in text
 
 
 def test_a_win_under_some_edits_only_is_said_so(tmp_path: Path) -> None:
@@ -232,6 +289,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         (_set("information", "attention", "map", [[1.0], [1.0, 2.0]]), r"'map': expected rows of equal length"),
         (_set("detection", "selective", "coverage", [0.5]), r"'selective', 'max_softmax': expected an error for each coverage"),
         (_set("agreement", "metrics", ["one"]), r"'agreement': expected 1 rows of 1"),
+        (_set("format", 3), r"has format 3; this version reads up to 2: score the run again with it"),
         (_set("grid_pointing", "chance", None), r"'chance': expected a number, found None"),
     ],
 )  # fmt: skip
@@ -311,6 +369,9 @@ def test_numbers_are_written_with_their_sign_and_interval() -> None:
     assert PLAIN.estimate((0.25, math.nan, math.nan)) == "+0.25"
     assert PERCENT.estimate(None) == "–"
     assert source_label("gradcam@block4") == "Grad-CAM (block4)"
+    assert source_label("edges@8x8") == "edges (8×8)"
+    assert source_label("untrained@gradcam@block4") == "untrained, Grad-CAM (block4)"
+    assert control_words("edges@8x8") == "an edge detector"
     assert control_words("last 75 % randomised") == "the network with its last 75 % random"
     assert edit_label("low frequencies", 12.0).replace("\u00a0", " ") == "low frequencies < 12"
 

@@ -14,12 +14,19 @@ import pytest
 import torch
 
 from aib.cli import main
-from aib.commands.score import sentences, tables
+from aib.commands.score_tables import sentences, tables
 from aib.interpret.agreement import metric_agreement
 from aib.train.loop import train
-from aib.train.score import CONTROLS, _Job, score_run
+from aib.train.score import score_run
+from aib.train.score_job import ScoreJob
 from aib.train.score_settings import ScoreSettings
+from aib.train.score_sources import CONTROLS
 from tiny import squares, tiny_config, write_npz
+
+NETWORKS = {"untrained", "attention randomised", "last 25 % randomised", "last 50 % randomised", "last 75 % randomised"}
+GRADCAMS = {"centre@8x8", "edges@8x8", "random@8x8"}
+OTHERS = {"other image", "other image@gradcam"}
+"""The short run's own map is 16x16, Grad-CAM's 8x8."""
 
 FEW = ("--control-images", "12", "--faithful-images", "4", "--device", "cpu", "--other", "none")
 
@@ -50,11 +57,11 @@ def test_everything_is_measured_beside_its_controls(scored: dict[str, Any], run:
     assert scored == json.loads((run / "score" / "test.json").read_text())
     beside = scored["beside_controls"]
     sources = {row["source"] for row in beside["rows"]}
-    networks = {"untrained", "attention randomised", "last 25 % randomised", "last 50 % randomised", "last 75 % randomised"}
-    assert sources == {"own map", "gradcam", *CONTROLS, *networks}
-    assert {"untrained", "attention randomised", *CONTROLS} <= set(beside["controls"])
+    assert sources == {"own map", "gradcam", *NETWORKS, *CONTROLS, *(f"{name}@gradcam" for name in NETWORKS), *GRADCAMS, *OTHERS}
+    assert {"untrained", "attention randomised", "other image", *CONTROLS} <= set(beside["controls_of"]["own map"])
+    assert {"uniform", "untrained@gradcam", "other image@gradcam", *GRADCAMS} <= set(beside["controls_of"]["gradcam"])
     assert set(beside["same_map"]) | set(beside["controls"]) == sources - {"own map", "gradcam"}
-    assert set(scored["randomized"]) == networks
+    assert set(scored["randomized"]) == {*NETWORKS, *(f"{name}@gradcam" for name in NETWORKS)}
     # windows are in proportion to images of 16 pixels, patches are the embedded photographs', and three more radii are swept each
     edits = {(row["edit"], row["size"]) for row in beside["rows"]}
     main_edits = {(row["edit"], row["size"]) for row in scored["consistency"]["rows"]}
@@ -64,14 +71,24 @@ def test_everything_is_measured_beside_its_controls(scored: dict[str, Any], run:
     }  # fmt: skip
     assert len(edits - main_edits) == 6
     for row in [*scored["consistency"]["rows"], *beside["rows"]]:
-        if row["source"] in ("uniform", "centre") and row["unchanged"]:
-            for numbers in row["thresholds"].values():
+        for numbers in row["thresholds"].values() if row["unchanged"] else ():
+            if row["source"] in ("uniform", "centre"):
                 assert (numbers["score"][0], numbers["excess"][0]) == (1, 0)  # constant maps win the score and never the excess
+            if row["source"] in OTHERS:
+                assert (numbers["score"], numbers["excess"]) == (numbers["other"], [0, 0, 0])
     faithful = scored["faithfulness"]
     assert set(faithful["fills"]) == {"mean", "blur", "noisy_linear"}
-    assert set(faithful["fills"]["mean"]) == {"own map", "gradcam", *CONTROLS}
-    assert set(scored["sensitivity"]) == {"own map", "gradcam"}
-    assert {"own map", "gradcam", "uniform"} <= set(scored["localization"]["maps"])
+    compared = {"own map", "gradcam", *beside["controls"]}
+    assert set(faithful["fills"]["mean"]) == compared
+    assert set(scored["sensitivity"]) == compared - OTHERS
+    assert set(scored["localization"]["maps"]) == {*compared, "chance"}
+    assert set(scored["grid_pointing"]["maps"]) >= {"own map", "gradcam", "untrained@gradcam", "other image@gradcam", "uniform"}
+    for name in ("uniform", "centre"):
+        assert scored["sensitivity"][name]["pooled"] is None
+    for source in ("own map", "gradcam"):
+        for found in (*faithful["above"].values(), scored["localization"]["above"]):
+            for metric, best in found[source].items():
+                assert best["control"] in beside["controls_of"][source], metric
     assert scored["grid_pointing"]["chance"] in (1 / 2, 1 / 3)  # by how many classes the short run gets right
     assert scored["information"]["quantized"]["anchors"] == 8
     assert np.array(scored["information"]["attention"]["map"]).ndim == 2
@@ -141,8 +158,17 @@ def test_a_plain_run_is_scored_by_its_explainers(plain: Path, capsys: pytest.Cap
     assert "gradcam, cosine 0.9, in %" in out
     assert "integrated_gradients, cosine 0.9, in %" in out
     found = json.loads((plain / "score" / "test.json").read_text())
-    assert not {"consistency", "randomized", "information", "map_ablation"} & set(found)
+    assert not {"consistency", "information", "map_ablation"} & set(found)
     assert found["own"] is None
+    # its explainers are judged at their own resolution, Grad-CAM against itself on networks that did not learn
+    assert found["beside_controls"]["map_sizes"] == {"gradcam": [8, 8], "integrated_gradients": [16, 16]}
+    assert set(found["beside_controls"]["controls_of"]["gradcam"]) >= {*CONTROLS, "untrained@gradcam", "other image@gradcam"}
+    assert set(found["beside_controls"]["controls_of"]["integrated_gradients"]) == {
+        "uniform", "centre@16x16", "edges@16x16", "random@16x16", "other image@integrated_gradients",
+    }  # fmt: skip
+    assert set(found["randomized"]) == {f"{name}@gradcam" for name in NETWORKS - {"attention randomised"}}
+    assert "integrated_gradients: too costly to compute anew on networks with random weights" in out
+    assert max(len(line) for line in out.split("stays: predictions")[0].splitlines()) <= 100
 
 
 @pytest.mark.parametrize(
@@ -186,13 +212,15 @@ def test_where_every_prediction_changes_there_is_no_score() -> None:
     comparison = {"source": "own map", "edit": "colour window", "size": 4, "unchanged": 0,
                   "thresholds": {"0.9": {"excess": {"control": None, "difference": None}}}}  # fmt: skip
     result = {
-        "beside_controls": {"rows": [row], "comparisons": [comparison], "same_map": []}, "faithfulness": {"fills": {"blur": {}}},
+        "beside_controls": {"n": 9, "rows": [row], "comparisons": [comparison], "same_map": []},
+        "faithfulness": {"fills": {"blur": {}}},
         "sensitivity": {},
     }  # fmt: skip
-    first, second, _ = tables(result, "0.9")
-    assert [list(column.cells) for column in first.columns] == [["colour window 4"], ["9"], ["0.0"], ["–"], ["–"], ["–"]]
+    first, second = tables(result, "0.9")
+    cells = [["colour window 4"], ["0/9"], ["–"], ["–"], ["0/9"], ["–"], ["  (too few)"]]
+    assert [list(column.cells) for column in first.columns] == cells
     assert list(second.columns[1].cells) == ["–"]
-    assert len(sentences(result)) == 1
+    assert len(sentences(result)) == 2
 
 
 def test_metrics_agree_by_rank() -> None:
@@ -200,27 +228,51 @@ def test_metrics_agree_by_rank() -> None:
     up = {name: float(i) for i, name in enumerate(sources)}
     bent = {name: math.exp(value) for name, value in up.items()}
     down = {name: -value for name, value in up.items()}
-    few = {name: up[name] for name in "abc"}
-    found = metric_agreement({"up": up, "bent": bent, "down": down, "few": few, "flat": dict.fromkeys(sources, 1.0)})
+    found = metric_agreement({"up": up, "bent": bent, "down": down, "flat": dict.fromkeys(sources, 1.0)})
     row = dict(zip(found["metrics"], found["spearman"][0]))
     assert row["bent"] == pytest.approx(1)
     assert row["down"] == pytest.approx(-1)
-    assert row["few"] is None
     assert row["flat"] is None
-    assert found["sources"][0] == [5, 5, 5, 3, 5]
+    assert (found["sources"], found["controls"]) == (list(sources), list(sources))
     partly = metric_agreement({"up": up, "holes": {**bent, "a": math.nan}})
-    assert partly["sources"][0][1] == 4
+    assert partly["sources"] == list("bcde")  # the same for all
+    assert metric_agreement({"up": up, "few": {name: up[name] for name in "abc"}})["spearman"][0] == [None, None]
+
+
+def test_metrics_agree_over_the_maps_in_question_where_they_are_enough() -> None:
+    """Controls are bad by every metric: with them among the sources, metrics agree that rank the maps in question in reverse."""
+    judged, controls = "abcd", "uvwxyz"
+    one = {name: 10.0 + i for i, name in enumerate(judged)} | {name: float(i) for i, name in enumerate(controls)}
+    other = {name: 13.0 - i for i, name in enumerate(judged)} | {name: float(i) for i, name in enumerate(controls)}
+    found = metric_agreement({"one": one, "other": other}, list(judged))
+    assert (found["sources"], found["controls"]) == (list(judged), [])
+    assert found["spearman"][0][1] == pytest.approx(-1)
+    mixed = metric_agreement({"one": one, "other": other}, list(judged[:3]))
+    assert mixed["controls"] == ["d", *controls]
+    assert mixed["spearman"][0][1] > 0.5
+
+
+def test_every_metric_stands_once_among_those_that_agree(scored: dict[str, Any]) -> None:
+    found = scored["agreement"]
+    assert found["metrics"] == [
+        "consistency excess", "srg", "polarity", "deletion", "insertion", "accuracy", "noise", "grid pointing", "pointing_game",
+        "energy", "iou",
+    ]  # fmt: skip
+    assert {"own map", "gradcam"} <= set(found["sources"])
+    assert not {"uniform", "other image"} & set(found["sources"])  # not in every metric
+    assert found["controls"]
 
 
 def test_large_networks_get_fewer_images_on_a_cpu(run: Path) -> None:
-    job = _Job.of(run, ScoreSettings(other="none"), "cpu")
+    job = ScoreJob.of(run, ScoreSettings(other="none"), "cpu")
     assert job.count(None, 300) == 300
     assert job.count(7, 300) == 7
     job.run.card["macs"] = 3e9
     assert job.count(None, 300) == 30
     assert job.count(None, 1000) == 100
     assert replace(job, device="cuda").count(None, 300) == 300
-    costly = _Job.of(run, ScoreSettings(other="none", against=("gradcam", "iba@backbone.features")), "cpu")
+    assert replace(job, device="cuda").count(None, 300, 14, 7) == 150  # twice as many maps, half the images
+    costly = ScoreJob.of(run, ScoreSettings(other="none", against=("gradcam", "iba@backbone.features")), "cpu")
     assert costly.count(None, 1000) == 100
 
 
