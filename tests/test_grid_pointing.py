@@ -63,6 +63,20 @@ def test_the_finder_is_best_its_opposite_worst_and_class_agnostic_maps_get_chanc
     assert float(random.mean()) == pytest.approx(chance, abs=4 * float(random.std()) / math.sqrt(50))
 
 
+def test_the_map_of_other_images_is_a_control_that_the_finder_beats() -> None:
+    found = play({"finder": finder, "agnostic": agnostic}, others=["finder"])
+    other = found.scores["other image@finder"]
+    assert float(other.mean()) == pytest.approx(0.25, abs=0.08)
+    numbers = found.numbers(controls={"finder": ["uniform", "other image@finder"], "agnostic": ["uniform", "random"]})
+    best = numbers["above"]["finder"]
+    assert best["control"] in ("uniform", "other image@finder")
+    assert best["difference"][1] > 0.5
+    assert numbers["above"]["agnostic"]["difference"][1] <= 0
+    assert "above" not in found.numbers()
+    with pytest.raises(ValueError, match="no explainer 'other' whose other maps to play; there are finder"):
+        play(others=["other"])
+
+
 @pytest.mark.parametrize("classes", [2, 3, 6])
 def test_layouts_hold_as_many_classes_as_there_are_in_random_places(classes: int) -> None:
     found = play(classes=classes, grids=400)

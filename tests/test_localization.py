@@ -30,6 +30,7 @@ from aib.interpret import (
     uniform,
     wilson_interval,
 )
+from aib.interpret.intervals import paired_shares, share_interval
 
 
 def boxes(count: int = 6, size: int = 32) -> Tensor:
@@ -289,11 +290,30 @@ def test_localize_gives_the_table_of_the_run_folder() -> None:
     for metric in ("pointing_game", "energy"):
         assert result["maps"]["uniform"][metric] == pytest.approx(shares[metric])
     assert result["maps"]["uniform"]["iou"] == pytest.approx(shares["iou"], abs=0.02)
-    assert result["maps"]["noise"]["pointing_game"] == pytest.approx(
-        list(bootstrap_mean(pointing_game(noise, masks).numpy(), 0)), abs=1e-12
-    )
+    for metric, interval in ((pointing_game, share_interval), (energy, bootstrap_mean)):
+        expected = list(interval(metric(noise, masks).numpy()))
+        assert result["maps"]["noise"][metric.__name__] == pytest.approx(expected, abs=1e-12)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert localize({"AIB": masks.float(), "noise": noise}, masks, masks.float()) == result
+
+
+def test_localize_says_how_far_maps_stand_above_the_best_of_their_controls() -> None:
+    masks = boxes(40, 64)
+    maps = {"truth": masks.float(), "flat": torch.ones(40, 1, 8, 8)}
+    controls = {"centre": centred_gaussian(masks), "half": masks.float() + 1, "uniform": uniform(masks)}
+    of = {"truth": ["centre", "half", "uniform"], "flat": ["centre", "uniform"]}
+    result = localize(maps, masks, controls=controls, controls_of=of)
+    assert set(result["maps"]) == {*maps, *controls, "chance"}
+    found = result["above"]["truth"]["energy"]
+    expected = energy(masks.float(), masks) - energy(masks.float() + 1, masks)
+    assert found == {"control": "half", "difference": pytest.approx(list(bootstrap_mean(expected.numpy())))}
+    assert result["above"]["truth"]["pointing_game"]["difference"] == list(
+        paired_shares(*2 * [pointing_game(masks.float(), masks)])
+    )
+    for metric, found in result["above"]["flat"].items():
+        assert found["difference"][1] <= 0, metric  # a constant map never wins
+    with pytest.raises(ValueError, match="'half', which is the name of a control; these are centre, half, uniform, chance"):
+        localize({"half": masks.float()}, masks, controls=controls)
 
 
 def test_localize_of_one_image_has_no_other_image() -> None:
