@@ -127,6 +127,7 @@ def test_few_images_decide_nothing(tmp_path: Path) -> None:
         ({"untrained": -0.27, "last 75 % randomised": 0.57}, "In part: the network with its last 75 % random gives the map much as "
          "it is"),
         ({"untrained": 0.8, "last 75 % randomised": 0.57}, "Hardly: the network before training gives the map much as it is"),
+        ({"attention randomised@gradcam": 0.7, "untrained@gradcam": 0.1}, "In part: the network with random attention gives"),
         ({"untrained": 0.1, "untrained@gradcam": 0.7}, "Hardly: the network before training gives Grad-CAM much as it is"),
     ],
 )  # fmt: skip

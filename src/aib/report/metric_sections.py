@@ -238,10 +238,29 @@ def _steadiness(record: RunRecord, scores: ScoreRecord) -> Section | None:
                 f"Of the explainers {source_label(best)} puts most of its map on the class it explains: {PERCENT.estimate(value)}, "
                 f"{verdict} chance ({100 * grid['chance']:.0f}\u00a0%){_over(grid.get('above', {}).get(best, {}))}."
             )
-    table = _mask_table(record, scores)
-    if not drawn and table is None:
+    tables = [table for table in (_steady_table(scores, every, grid), _mask_table(record, scores)) if table is not None]
+    if not drawn and not tables:
         return None
-    return Section("steadiness", "Is it steady, and does it know the class?", " ".join(said), drawn, [table] if table else [])
+    return Section("steadiness", "Is it steady, and does it know the class?", " ".join(said), drawn, tables)
+
+
+def _steady_table(scores: ScoreRecord, noise: Mapping[str, Any], grid: Mapping[str, Any] | None) -> Table | None:
+    """Change by noise and grid pointing of everything that has one of the two."""
+    maps = grid["maps"] if grid else {}
+    names = list(dict.fromkeys([*(name for name in scores.judged if name in noise or name in maps), *noise, *maps]))
+    if not names:
+        return None
+    rows = []
+    for name in names:
+        best = (grid or {}).get("above", {}).get(name, {})
+        control = f" {source_label(best['control'])}" if best.get("control") else ""
+        moved = _pooled(noise[name]) if name in noise else None
+        rows.append([source_label(name), BARE.estimate(moved), BARE.estimate(maps.get(name)),
+                     POINTS.estimate(best.get("difference")) + control])  # fmt: skip
+    note = "Noise: a map that is the same for all images has none, and the map of another image has the map’s own. Grid pointing: "
+    note += "maps that do not depend on the class, the own map and its controls among them, are at chance by definition."
+    columns = ["map", "change by noise, %", "grid pointing, %", "grid, points above the best control"]
+    return Table("Noise and grids, every map", columns, rows, note, folded=True)
 
 
 def _pooled(values: Mapping[str, Any]) -> Estimate | None:
@@ -255,6 +274,7 @@ def _noise(scores: ScoreRecord, noise: Mapping[str, Any]) -> Figure:
     groups = [
         DotGroup((source_label(name),), [(source_label(name), colours.get(name, CONTROL), _pooled(one))])
         for name, one in noise.items()
+        if name in scores.judged or name.partition("@")[0] != "random"  # at 100 %, which would leave no room for the others
     ]
     sigma = next(iter(noise.values()))["sigma"]
     svg = dot_chart("change of the map by noise", groups, PERCENT, bounds=(0.0, 0.1), missing="one map for all images")

@@ -51,7 +51,8 @@ def _learned(scores: ScoreRecord, source: str, found: Mapping[str, Estimate | No
         return ""
     most = max(known, key=lambda name: known[name][0])
     text, who = f"rank correlation {PLAIN.estimate(known[most])}", who_is(scores.own, source)
-    partly = [name for name in known if name.startswith("last ")]
+    # the own map is made by its attention alone, an explainer's by all of the network
+    partly = [name for name in known if name.startswith("last ") or (name.startswith("attention") and source != scores.own)]
     if known[most][0] < ALIKE:
         return f"Yes: with random weights {who} is another map. The most alike is that of {control_words(most)}, {text}."
     others = {name: value for name, value in known.items() if name not in partly}
