@@ -125,7 +125,7 @@ def test_the_command_prints_records_and_table_2_reads(run: Path, tmp_path: Path,
     out = capsys.readouterr().out
     assert "own map, cosine 0.9, in %" in out
     assert "A map that never changes has a score of 100 and an excess of 0" in out
-    for control in (*CONTROLS, "untrained", "attention randomised", "last 25 % randomised"):
+    for control in (*CONTROLS, "other image", "untrained", "attention random", "last 25 % random"):
         assert control in out
     first = table.read_text()
     with table.open(newline="") as file:

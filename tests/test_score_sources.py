@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from aib.interpret.choice import cam_layer
 from aib.interpret.consistency import OWN_MAP
 from aib.interpret.controls import edge_map
 from aib.interpret.explainers import AttentionMap, Explainer, GradCAM, Target
@@ -27,7 +28,7 @@ class Fixed:
 
 def sources(judged: list[str], name: str = "vgg_xs_aib_qt") -> ScoreSources:
     trained, fresh = twins(name)
-    layer = [name for name, module in trained.named_modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    layer = cam_layer(trained, (3, 32, 32))
     known: dict[str, Explainer] = {
         OWN_MAP: AttentionMap(trained) if trained.has_map else Fixed(), "gradcam": GradCAM(trained, layer), "iba": Fixed(),
     }  # fmt: skip
