@@ -79,8 +79,21 @@ def test_a_recipe_may_be_a_file_but_a_name_never_leaves_the_package(tmp_path: Pa
     monkeypatch.setattr(aib.recipes, "FOLDER", tmp_path / "package")
     with pytest.raises(ValueError, match=r"unknown recipe '../mine'; there are none. A path must end in .toml"):
         recipe_path("../mine")
-    with pytest.raises(ValueError, match="no recipe at"):
+    with pytest.raises(ValueError, match=r"no recipe at absent\.toml; there are none"):
         load_recipe("absent.toml")
+
+
+def test_the_suffix_may_stay_and_the_run_keeps_the_packaged_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "paper/cifar10/vgg_aib_qt"
+    for written in (f"{name}.toml", str(recipe_path(name))):
+        assert load_recipe(written) == load_recipe(name)  # table 1 finds its runs by the recipe's name
+    monkeypatch.chdir(tmp_path)
+    mine = Path(f"{name}.toml")
+    mine.parent.mkdir(parents=True)
+    mine.write_text("[optim]\nepochs = 4\n")
+    assert load_recipe(str(mine)).optim.epochs == 4
+    assert load_recipe(str(mine)).run.recipe == str(mine)
+    assert load_recipe(name).optim.epochs == 200
 
 
 def test_the_command_lists_prints_and_suggests(
@@ -96,3 +109,9 @@ def test_the_command_lists_prints_and_suggests(
     assert capsys.readouterr().out == (tmp_path / "small" / "one.toml").read_text()
     assert main(["recipes", "tow"]) == 2
     assert capsys.readouterr().err == "aib recipes: unknown recipe 'tow'; did you mean two? A path must end in .toml\n"
+    assert main(["recipes", "absent.toml"]) == 2
+    assert capsys.readouterr().err.startswith("aib recipes: no recipe at absent.toml; the nearest is ")
+    assert main(["recipes", "qqqq"]) == 2
+    assert capsys.readouterr().err == (
+        "aib recipes: unknown recipe 'qqqq'; the nearest is small/one, aib recipes lists them all. A path must end in .toml\n"
+    )

@@ -14,6 +14,8 @@ from aib.train.config import TrainConfig, read_config
 __all__ = ["Recipe", "list_recipes", "load_recipe", "recipe_path", "start_of"]
 
 FOLDER = Path(__file__).resolve().parent
+LIKE = 0.65
+"""Likeness of two names from which one may have been meant for the other."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +44,50 @@ def list_recipes() -> list[Recipe]:
 
 
 def recipe_path(name: str) -> Path:
-    """The file of a packaged recipe, or ``name`` itself where it is the path of a TOML file.
+    """The file of a packaged recipe, or of ``name`` where that is the path of a TOML file.
+
+    Args:
+        name: of the recipe, with or without ``.toml``; with it, a file of one's own goes before the packaged one.
 
     Raises:
-        ValueError: there is no such recipe; near names are given.
+        ValueError: there is no such recipe or file; near names are given.
     """
-    packaged = FOLDER / f"{name}.toml"
+    if name.endswith(".toml") and Path(name).is_file():
+        return Path(name)
+    plain = name.removesuffix(".toml")
+    packaged = FOLDER / f"{plain}.toml"
     if packaged.is_file() and packaged.resolve().is_relative_to(FOLDER):
         return packaged
+    if not (near := _near(plain)):
+        hint = "there are none."
+    elif near[0][1] >= LIKE:
+        hint = f"did you mean {', '.join(other for other, likeness in near if likeness >= LIKE)}?"
+    else:
+        hint = f"the nearest is {near[0][0]}, aib recipes lists them all."
     if name.endswith(".toml"):
-        return Path(name)
-    names = [r.name for r in list_recipes()]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names) or 'none'}."
+        raise ValueError(f"no recipe at {name}; {hint}")
     raise ValueError(f"unknown recipe {name!r}; {hint} A path must end in .toml")
 
 
+def _near(name: str) -> list[tuple[str, float]]:
+    """The three recipes most like ``name`` with the likeness from 0 to 1, greatest first; a name without folders is a last part."""
+
+    def likeness(other: str) -> float:
+        return difflib.SequenceMatcher(None, name, other if "/" in name else other.rpartition("/")[2]).ratio()
+
+    return sorted(((recipe.name, likeness(recipe.name)) for recipe in list_recipes()), key=lambda pair: -pair[1])[:3]
+
+
 def load_recipe(name: str) -> TrainConfig:
-    """The configuration of a recipe, which remembers the recipe's name.
+    """The configuration of a recipe, which remembers the recipe's name, or the path that was given.
 
     Raises:
         ValueError: see `recipe_path` and `aib.train.config.read_config`.
     """
-    config = read_config(recipe_path(name))
+    path = recipe_path(name)
+    config = read_config(path)
+    if path.is_relative_to(FOLDER):  # however it was written: results are found by this name
+        name = path.relative_to(FOLDER).with_suffix("").as_posix()
     return replace(config, run=replace(config.run, recipe=name))
 
 
