@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tarfile
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from aib.cli import main
 from aib.data import match_classes, open_data
 from aib.data.benchmarks import BENCHMARKS, STL10_CLASSES, open_benchmark
 from aib.data.bundle import DataBundle, Split, TensorSplit, batch_indices
 from aib.data.classes import index_classes
 from aib.data.images import read_image
+from aib.train.run_folder import RunFolder
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -73,11 +76,36 @@ def test_svhn_takes_the_extra_images_when_asked(tmp_path: Path, monkeypatch: pyt
     bundle = open_benchmark("svhn", tmp_path, extra=True, val_fraction=None)
     assert (len(bundle.train), len(bundle.val), len(bundle.test)) == (80, 0, 20)
     assert np.array_equal(pixels(bundle.train), np.concatenate([made["train"][0], made["extra"][0]]))
+    assert bundle.train.labels.tolist() == [*made["train"][1], *made["extra"][1]]
     with pytest.raises(ValueError, match="stl10 has no extra training images; only svhn does"):
         open_benchmark("stl10", tmp_path, extra=True)
     (tmp_path / "extra_32x32.mat").unlink()
-    with pytest.raises(ValueError, match=r"test_32x32\.mat, extra_32x32\.mat\); fetch it with --download"):
+    with pytest.raises(ValueError, match=r"test_32x32\.mat, extra_32x32\.mat\); fetch it with --download \(250 MB, and 1\.3 GB of"):
         open_benchmark("svhn", tmp_path, extra=True)
+
+
+def test_only_the_training_images_of_svhn_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = write_svhn(tmp_path, monkeypatch)
+    alone, more = (open_data(name, root=tmp_path, val_fraction=0.2, seed=1) for name in ("svhn", "svhn+extra"))
+    assert (alone.name, more.name, more.mirror) == ("svhn", "svhn+extra", False)
+    assert (len(alone.train), len(more.train)) == (40, 70)
+    assert np.array_equal(pixels(more.train), np.concatenate([pixels(alone.train), made["extra"][0]]))
+    for split in ("val", "test"):  # an extra image held out would make errors of the two incomparable
+        assert np.array_equal(pixels(more.split(split)), pixels(alone.split(split)))
+        assert torch.equal(more.split(split).labels, alone.split(split).labels)
+    assert np.allclose(more.mean, (pixels(more.train) / 255).mean((0, 2, 3)))
+
+
+@pytest.mark.slow
+def test_a_run_on_the_extra_images_is_evaluated_on_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_svhn(tmp_path, monkeypatch)
+    run = tmp_path / "run"
+    options = ["--root", str(tmp_path), "--device", "cpu", "--quiet"]
+    small = ["--model", "vgg_xs_aib_qt", "--anchors", "4", "--epochs", "1", "--batch-size", "35"]
+    assert main(["train", "--data", "svhn+extra", *options, *small, "--out", str(run)]) == 0
+    assert RunFolder.open(run).read_json("model.json")["data"] == "svhn+extra"
+    assert json.loads((run / "metrics.jsonl").read_text())["step"] == 2  # 50 - 10 % + 30 images
+    assert main(["eval", str(run), "--data", "svhn"]) == 0
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -24,6 +24,8 @@ STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monk
 DIGITS = tuple(str(digit) for digit in range(10))
 
 Arrays = dict[str, np.ndarray]
+Pair = tuple[np.ndarray, np.ndarray]
+"""Images (N, 3, H, W) uint8 and labels (N,)."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def open_benchmark(
         image_size: side or (height, width) that stl10 is resized to, with antialiasing; the others have their own.
         download: fetch torchvision's files if neither is there.
         val_fraction, seed: of the stratified hold-out; None holds none out and leaves ``val`` empty.
-        extra: train on the 531,131 easier images of svhn too (1.3 GB more to fetch, about 6 GB of memory to open).
+        extra: train on the 531,131 easier images of svhn too (1.3 GB more to fetch, about 6 GB of memory to open); validation and
+            test stay as they are without them. The bundle is called svhn+extra.
 
     Raises:
         ValueError: the name is unknown, the data are not there, damaged or another set's, the download failed, ``image_size`` is
@@ -109,10 +112,12 @@ def open_benchmark(
         if known.class_names is not None and bundle.class_names == DIGITS:
             bundle = replace(bundle, class_names=known.class_names)
     else:
-        arrays = _from_torchvision(name, root, download, extra)
+        arrays, more = _from_torchvision(name, root, download, extra)
         if known.class_names is not None:
             arrays["class_names"] = np.array(known.class_names)
         bundle = bundle_arrays(arrays, name=name, source=str(root), val_fraction=val_fraction, seed=seed)
+        if more is not None:
+            bundle = _with_more(bundle, *more)
     height, width = bundle.image_size
     if bundle.num_classes != known.classes or (height, width) != (known.side, known.side) or bundle.channels != 3:
         raise ValueError(
@@ -123,15 +128,16 @@ def open_benchmark(
     return bundle if size == bundle.image_size else _resized(bundle, size)
 
 
-def _from_torchvision(name: str, root: Path, download: bool, extra: bool) -> Arrays:
-    """Training and test arrays in the keys of `bundle_arrays`."""
+def _from_torchvision(name: str, root: Path, download: bool, extra: bool) -> tuple[Arrays, Pair | None]:
+    """Training and test arrays in the keys of `bundle_arrays`, and the extra images."""
     known = BENCHMARKS[name]
     needed = [root / file for file in (*known.files, *(("extra_32x32.mat",) if extra else ()))]
     where = needed[0] if len(needed) == 1 else f"{root} ({', '.join(path.name for path in needed)})"
+    size = f"{known.download}{', and 1.3 GB of extra images' if extra else ''}"
     packed = root / known.archive if known.archive is not None and not needed[0].exists() else None
     # looked for here too: importing torchvision takes seconds
     if not download and not all(path.exists() for path in needed) and not (packed is not None and packed.is_file()):
-        raise ValueError(f"{name} is neither in {root / name}.npz nor in {where}; fetch it with --download ({known.download})")
+        raise ValueError(f"{name} is neither in {root / name}.npz nor in {where}; fetch it with --download ({size})")
     source = _source(name)
     if not download and packed is not None:
         unpack(packed, source.tgz_md5, needed[0].name)
@@ -144,7 +150,7 @@ def _from_torchvision(name: str, root: Path, download: bool, extra: bool) -> Arr
             reason = wrong if wrong and isinstance(error, RuntimeError) else " ".join(str(error).split())
             raise ValueError(f"the download of {name} failed: {reason}; bring {where} or {root / name}.npz yourself") from error
         reason = f": {wrong}" if wrong else ""
-        raise ValueError(f"{where} is incomplete or damaged{reason}; fetch it again with --download ({known.download})") from error
+        raise ValueError(f"{where} is incomplete or damaged{reason}; fetch it again with --download ({size})") from error
 
 
 def _source(name: str) -> Any:
@@ -159,20 +165,17 @@ def _source(name: str) -> Any:
     return {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN, "stl10": Labelled}[name]
 
 
-def _read(name: str, source: Any, root: Path, download: bool, extra: bool) -> Arrays:
+def _read(name: str, source: Any, root: Path, download: bool, extra: bool) -> tuple[Arrays, Pair | None]:
     if name.startswith("cifar"):
         train, test = (source(str(root), train=part, download=download) for part in (True, False))
         return {
             "x_train": train.data, "y_train": np.array(train.targets), "x_test": test.data, "y_test": np.array(test.targets),
             "class_names": np.array(train.classes),
-        }  # fmt: skip
+        }, None  # fmt: skip
     train, test = (source(str(root), split=part, download=download) for part in ("train", "test"))
+    more = source(str(root), split="extra", download=download) if extra else None
     arrays = {"x_train": train.data, "y_train": train.labels, "x_test": test.data, "y_test": test.labels}
-    if extra:
-        more = source(str(root), split="extra", download=download)
-        arrays["x_train"] = np.concatenate([train.data, more.data])
-        arrays["y_train"] = np.concatenate([train.labels, more.labels])
-    return arrays
+    return arrays, None if more is None else (more.data, more.labels)
 
 
 def _official(source: Any, root: Path, extra: bool) -> list[tuple[Path, str]]:
@@ -181,6 +184,17 @@ def _official(source: Any, root: Path, extra: bool) -> list[tuple[Path, str]]:
         parts = ("train", "test", "extra") if extra else ("train", "test")
         return [(root / source.split_list[part][1], source.split_list[part][2]) for part in parts]
     return [(root / source.base_folder / file, md5) for file, md5 in (*source.train_list, *source.test_list)]
+
+
+def _with_more(bundle: DataBundle, images: np.ndarray, labels: np.ndarray) -> DataBundle:
+    """The bundle, its splits in memory, with more images to train on, and the mean and deviation of all of them."""
+    train = bundle.train
+    assert isinstance(train, TensorSplit)
+    train = TensorSplit(
+        torch.cat([train.images, torch.from_numpy(images)]), torch.cat([train.labels, torch.from_numpy(labels).long()])
+    )
+    mean, std = channel_statistics(train.images.split(1000))
+    return replace(bundle, name=f"{bundle.name}+extra", train=train, mean=mean, std=std)
 
 
 def _resized(bundle: DataBundle, size: tuple[int, int]) -> DataBundle:

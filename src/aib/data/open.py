@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DATA_NAMES", "open_data"]
 
-DATA_NAMES = ("clutter", "cifar10", "cifar100", "svhn", "stl10", "cub200")
+DATA_NAMES = ("clutter", "cifar10", "cifar100", "svhn", "svhn+extra", "stl10", "cub200")
 """Data sets with a name; anything else is a path."""
 
 
@@ -32,7 +32,7 @@ def open_data(
     Args:
         data: ``"clutter"`` (embedded), one of the benchmarks in ``root`` (``"cifar10"``, ``"cifar100"``, ``"svhn"``, ``"stl10"``,
             ``"cub200"``), an ``.npz`` file, or a folder of class folders. A name wins over a path; write ``./cifar10`` for a folder
-            of that name.
+            of that name. ``"svhn+extra"`` is svhn with its 531,131 easier images to train on.
         root: the folder of the named benchmarks.
         image_size: size of the batches of a folder, of stl10 (96 by default) and of cub200 (224); other sets have their own.
         val_fraction, seed: of the stratified hold-out where the data bring no validation split; None holds none out and leaves
@@ -83,7 +83,8 @@ def _fixed_size(data: str, path: Path, root: Path | str, val_fraction: float | N
     if data in DATA_NAMES:
         from aib.data.benchmarks import open_benchmark
 
-        return open_benchmark(data, root, download=download, val_fraction=val_fraction, seed=seed)
+        name, _, extra = data.partition("+")
+        return open_benchmark(name, root, download=download, val_fraction=val_fraction, seed=seed, extra=bool(extra))
     if path.suffix.lower() == ".npz":
         from aib.data.arrays import open_arrays
 

@@ -38,7 +38,7 @@ class DataConfig:
     """The images."""
 
     data: str = "clutter"
-    """Data set: clutter, cifar10, cifar100, svhn, stl10, cub200, a folder of class folders or an .npz file."""
+    """Data set: clutter, cifar10, cifar100, svhn, svhn+extra, stl10, cub200, a folder of class folders or an .npz file."""
     root: str = "data"
     """Folder that holds the named data sets."""
     image_size: int | None = None
