@@ -79,11 +79,28 @@ def test_compatibility_attention_as_its_paper_writes_it(images: torch.Tensor) ->
 
 def test_the_class_activation_map_is_grad_cam_at_its_features(images: torch.Tensor) -> None:
     # Selvaraju et al. 2017, appendix: of such a network the two are proportional
-    model = create_model("vgg_gap", 10).eval()
+    model = create_model("vgg_gap", 10, width=0.125).eval()
     assert isinstance(model, GapClassifier)
-    cam = AttentionMap(model).attribute(images)
-    grad_cam = GradCAM(model, "convolutions").attribute(images)
-    torch.testing.assert_close(cam, grad_cam / grad_cam.amax((2, 3), keepdim=True), rtol=1e-4, atol=1e-5)
+    maps = {}
+    for target in (None, 0, 5, torch.tensor([5, 0, 9])):
+        cam = maps[str(target)] = AttentionMap(model).attribute(images, target)
+        grad_cam = GradCAM(model, "convolutions").attribute(images, target)
+        highest = grad_cam.amax((2, 3), keepdim=True)
+        assert highest.max() > 0
+        torch.testing.assert_close(cam, grad_cam / highest.clamp_min(1e-30), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(maps["0"], maps["5"])
+    predicted = model(images).argmax(1)
+    assert torch.equal(maps["None"], AttentionMap(model).attribute(images, predicted))
+    assert torch.equal(model.forward_details(images, target=5).logits, model(images))
+    with pytest.raises(ValueError, match="target holds 10 to 10; classes go from 0 to 9"):
+        AttentionMap(model).attribute(images, 10)
+
+
+@torch.no_grad()
+def test_a_map_for_all_classes_ignores_the_target(named: tuple[str, Classifier], images: torch.Tensor) -> None:
+    name, model = named
+    one, other = (AttentionMap(model).attribute(images, target) for target in (0, 5))
+    assert torch.equal(one, other) is (name != "vgg_gap")
 
 
 def test_the_branch_of_an_attention_branch_network_has_its_own_cross_entropy() -> None:

@@ -16,11 +16,15 @@ from aib.bottleneck import LatentBottleneck
 from aib.functional import Modulation, gaussian_kl, modulate, reparameterize
 
 __all__ = [
-    "Attend", "AttentiveClassifier", "Classifier", "Details", "Noise", "Pass", "PlainClassifier", "SplitBackbone", "draw_noise",
+    "Attend", "AttentiveClassifier", "Classifier", "Details", "Noise", "Pass", "PlainClassifier", "SplitBackbone", "Target",
+    "draw_noise", "target_classes",
 ]  # fmt: skip
 
 Attend = Callable[[Tensor], Tensor]
 """From features (N, C, H, W) to attended features (S_a * N, C, H, W), draws outermost."""
+
+Target = int | Tensor | None
+"""The class to explain: one for all images, one an image (N,), or None for the predicted class."""
 
 
 class Noise(NamedTuple):
@@ -89,6 +93,7 @@ class Pass:
     noise: Noise | None = None
     average: Literal["logits", "probabilities"] = "logits"
     replace_map: Callable[[Tensor], Tensor] | None = None
+    target: Target = None
 
     def __post_init__(self) -> None:
         samples = self.samples
@@ -143,6 +148,7 @@ class Classifier(nn.Module):
         noise: Noise | None = None,
         average: Literal["logits", "probabilities"] = "logits",
         replace_map: Callable[[Tensor], Tensor] | None = None,
+        target: Target = None,
     ) -> Details:
         """Forward pass with everything it computed.
 
@@ -157,12 +163,14 @@ class Classifier(nn.Module):
             average: whether ``logits`` averages the draws' logits (as published) or is the logarithm of their mean probability.
             replace_map: changes the map (S_a * N, 1, H, W) just before it modulates the features, for ablations. Models that are
                 not ``gated`` ignore it.
+            target: the class whose map is wanted, of a model with a map for every class (`aib.models.vgg_gap`); by default the
+                predicted one. Models with one map for all classes ignore it.
 
         Raises:
-            ValueError: ``samples`` is not a pair of positive numbers, ``noise`` has not the shapes of `Noise`, or ``average`` is
-                unknown.
+            ValueError: ``samples`` is not a pair of positive numbers, ``noise`` has not the shapes of `Noise`, ``average`` is
+                unknown, or ``target`` is no class.
         """
-        return self.run_pass(images, Pass(samples, generator, noise, average, replace_map))
+        return self.run_pass(images, Pass(samples, generator, noise, average, replace_map, target))
 
     def run_pass(self, images: Tensor, how: Pass) -> Details:
         """What `forward_details` does; a model defines it and callers leave it alone."""
@@ -324,3 +332,22 @@ def draw_noise(
     # drawn where the generator lives: one on the CPU serves every device, with the same numbers
     where = like.device if generator is None else generator.device
     return torch.randn(shape, device=where, dtype=like.dtype, generator=generator).to(like.device)
+
+
+def target_classes(target: Target, logits: Tensor) -> Tensor:
+    """The class explained for each image, (N,) int64, from what a caller gave and the logits (N, classes).
+
+    Raises:
+        ValueError: ``target`` is neither one class nor (N,), or holds what is no class.
+    """
+    count, classes = logits.shape
+    if target is None:
+        return logits.detach().argmax(1)
+    chosen = torch.as_tensor(target, device=logits.device).long()
+    if chosen.ndim == 0:
+        chosen = chosen.expand(count)
+    if chosen.shape != (count,):
+        raise ValueError(f"target has shape {tuple(chosen.shape)}; expected one class or ({count},)")
+    if bool(((chosen < 0) | (chosen >= classes)).any()):
+        raise ValueError(f"target holds {int(chosen.min())} to {int(chosen.max())}; classes go from 0 to {classes - 1}")
+    return chosen

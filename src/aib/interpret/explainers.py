@@ -14,12 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from aib.attention import SpatialAttention
-from aib.classifier import Classifier, PlainClassifier
+from aib.classifier import Classifier, PlainClassifier, Target, target_classes
 
 __all__ = ["AttentionMap", "Explainer", "GradCAM", "Target", "conv_layers", "evaluating", "find_layer", "target_classes"]
-
-Target = int | Tensor | None
-"""The class to explain: one for all images, one an image (N,), or None for the predicted class."""
 
 _CONVS_AND_NORMS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _UNUSED = ("Forward hook did not obtain", "not have been used in the graph")
@@ -51,7 +48,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class AttentionMap:
-    """A model's own attention, on the mean path: deterministic, and one map for all classes.
+    """A model's own attention, on the mean path: deterministic, and one map for all classes but where the model has one for each.
 
     Args:
         model: an attentive classifier.
@@ -72,9 +69,12 @@ class AttentionMap:
 
     @torch.no_grad()
     def attribute(self, images: Tensor, target: Target = None) -> Tensor:
-        """Maps (N, 1, h, w) float32 at the resolution of the attention; ``target`` changes nothing."""
+        """Maps (N, 1, h, w) float32 at the resolution of the attention.
+
+        ``target`` chooses among the class activation maps of `aib.models.vgg_gap`; it changes no other model's map.
+        """
         with evaluating(self.model):
-            details = self.model.forward_details(images)
+            details = self.model.forward_details(images, target=target)
         attention = details.map if self.kind == "map" else details.attention_mean
         if attention is None:
             raise ValueError(f"{type(self.model).__name__} gives no attention {self.kind}; explain it with GradCAM")
@@ -144,25 +144,6 @@ def find_layer(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module
     if not names:
         raise ValueError(f"this {type(layer).__name__} is not a layer of the model; expected one of its submodules")
     return names[0], layers[names[0]]
-
-
-def target_classes(target: Target, logits: Tensor) -> Tensor:
-    """The class explained for each image, (N,) int64, from what a caller gave and the logits (N, classes).
-
-    Raises:
-        ValueError: ``target`` is neither one class nor (N,), or holds what is no class.
-    """
-    count, classes = logits.shape
-    if target is None:
-        return logits.detach().argmax(1)
-    chosen = torch.as_tensor(target, device=logits.device).long()
-    if chosen.ndim == 0:
-        chosen = chosen.expand(count)
-    if chosen.shape != (count,):
-        raise ValueError(f"target has shape {tuple(chosen.shape)}; expected one class or ({count},)")
-    if bool(((chosen < 0) | (chosen >= classes)).any()):
-        raise ValueError(f"target holds {int(chosen.min())} to {int(chosen.max())}; classes go from 0 to {classes - 1}")
-    return chosen
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from aib.classifier import Classifier, Details, Pass
+from aib.classifier import Classifier, Details, Pass, target_classes
 from aib.models.registry import register
 from aib.models.vgg import conv_block, vgg_channels, vgg_features, xavier_init
 
@@ -19,8 +19,8 @@ __all__ = ["GapClassifier", "vgg_gap"]
 class GapClassifier(Classifier):
     """Convolutions, global average pooling and a linear layer.
 
-    Its map is the class activation map of the predicted class: ReLU(sum_k w_ck * F_k), each divided by its greatest value. It
-    explains a prediction and takes no part in it, so replacing it changes nothing.
+    Its map is the class activation map of ``target``, by default of the predicted class: ReLU(sum_k w_ck * F_k), each divided by
+    its greatest value. It explains a prediction and takes no part in it, so replacing it changes nothing.
 
     Args:
         convolutions: images to (N, width, h, w).
@@ -39,7 +39,7 @@ class GapClassifier(Classifier):
     def run_pass(self, images: Tensor, how: Pass) -> Details:
         features = self.convolutions(images)
         logits = self.head(features.mean((2, 3)))
-        weights = self.head.weight[logits.argmax(1)].to(features.dtype)  # (N, width)
+        weights = self.head.weight[target_classes(how.target, logits)].to(features.dtype)  # (N, width)
         activation = torch.einsum("nk,nkhw->nhw", weights, features).relu().unsqueeze(1)
         scaled = activation / activation.amax((2, 3), keepdim=True).clamp_min(torch.finfo(activation.dtype).tiny)
         return Details(logits=logits, features=features, attention=scaled.detach())
