@@ -89,6 +89,7 @@ def test_imagenet_weights_come_from_a_file(tmp_path: Path) -> None:
     model = build_model("vgg_gap_cub", 5, pretrained=str(tmp_path / "vgg16.pth"))
     assert torch.equal(model.convolutions[0].weight, state["features.0.weight"])
     assert torch.equal(model.convolutions[28].weight, state["features.28.weight"])
+    assert model.convolutions[30].weight.shape == (1024, 512, 3, 3)  # the convolution that class activation maps are read from
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"cannot load torchvision's vgg16 from .*other.pth"):
         build_model("vgg_gap_cub", 5, pretrained=str(tmp_path / "other.pth"))

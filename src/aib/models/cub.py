@@ -35,6 +35,8 @@ __all__ = [
 ANCHORS = 20
 POOLED = 3
 """Side of the grid that VGG's features are averaged to before the linear layer."""
+GAP_WIDTH = 1024
+"""Channels of the convolution that class activation maps are read from (Zhou et al. 2016)."""
 
 
 def _imagenet(name: str, pretrained: str | None, in_channels: int) -> Any:
@@ -96,9 +98,13 @@ def vgg_cub(num_classes: int, in_channels: int = 3, pretrained: str | None = Non
 
 @register
 def vgg_gap_cub(num_classes: int, in_channels: int = 3, pretrained: str | None = None) -> GapClassifier:
-    """VGG16's convolutions and class activation maps at 14x14."""
-    model = GapClassifier(_vgg16(pretrained, in_channels), 512, num_classes)
-    return _start(model, model.head)
+    """VGG16's convolutions, one more 3x3 convolution of 1024 channels and class activation maps at 14x14.
+
+    The network of Zhou et al., "VGGnet-GAP". The paper gives no size of its own to compare with.
+    """
+    last = nn.Conv2d(512, GAP_WIDTH, 3, padding=1)
+    model = GapClassifier(_vgg16(pretrained, in_channels).extend([last, nn.ReLU(inplace=True)]), GAP_WIDTH, num_classes)
+    return _start(model, last, model.head)
 
 
 @register
