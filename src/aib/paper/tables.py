@@ -60,10 +60,15 @@ PARAMETER_REASONS = {
     "wrn_aib_cub": "published: with a second copy of layer3 (20.74 M) that is never run",
 }
 MAC_REASONS = {
-    "wrn_aib": "published: a profiler counted modules registered under two names twice",
-    "wrn_aib_qt": "published: a profiler counted modules registered under two names twice",
-    "wrn_aib_cub": "published: a profiler counted modules registered under two names twice",
+    **dict.fromkeys(
+        ("wrn_aib", "wrn_aib_qt", "wrn_aib_cub"),
+        "published: a profiler counted branch and last group, each registered under two names, four times",
+    ),
+    "vgg_aib_cub": "published: with the additions of the biases (0.014)",
 }
+"""A profiler that hangs a counter on a module for each of its names, and adds up the counts by name, counts it 2 x 2 times: 12.376
++ 3 (7.132 + 1.783) = 39.12 for wrn_aib, printed 39.14; 19.622 + 3 (8.224 + 2.209) = 50.92 for CUB, printed 50.97. The little that
+is left is what it counts of normalisation."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +255,7 @@ def table4(latency: bool = True, repeats: int = 5, device: str = "cpu") -> Paper
         size = int(line["input"])
         macs = _meta_macs(line) / 1e9
         printed = line["gflops_paper"]
-        differs = bool(printed) and abs(macs - float(printed)) > 0.02
+        differs = bool(printed) and abs(macs - float(printed)) > 0.0051
         rows.append((
             NAMES.get(line["model"], line["model"]), line["input"], line["classes"], printed or "–", f"{macs:.6f}",
             *([f"{1000 * _latency(line, size, repeats, device):.1f}"] if latency else []),
