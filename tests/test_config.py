@@ -111,7 +111,7 @@ def test_values_of_any_size_survive_toml(lr: float, epochs: int, steps: list[int
         ("[optim]\nlr = 'fast'", "optim.lr is 'fast'; it must be a number"),
         ("[optim]\nlr = false", "optim.lr is False; it must be a number"),
         ("[optim]\nnesterov = 1", "optim.nesterov is 1; it must be true or false"),
-        ("[optim]\noptimizer = 'adam'", "optim.optimizer is 'adam'; it must be 'sgd' or 'adamw'"),
+        ("[optim]\noptimizer = 'lion'", "optim.optimizer is 'lion'; it must be 'sgd' or 'adam' or 'adamw'"),
         ("[optim]\nstep_epochs = 3", "optim.step_epochs is 3; it must be a list of whole numbers"),
         ("[optim]\nstep_epochs = [1.5]", r"optim.step_epochs is \[1.5\]; it must be a list of whole numbers"),
         ("[optim]\nclip_norm = 'x'", "optim.clip_norm is 'x'; it must be a number"),

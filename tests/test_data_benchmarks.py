@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tarfile
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.io import savemat
 
 from aib.cli import main
 from aib.data import match_classes, open_data
@@ -20,6 +18,7 @@ from aib.data.bundle import DataBundle, Split, TensorSplit, batch_indices
 from aib.data.classes import index_classes
 from aib.data.images import read_image
 from aib.train.run_folder import RunFolder
+from layouts import md5, write_svhn
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -29,27 +28,7 @@ def pixels(split: Split) -> np.ndarray:
     return split.images.numpy()
 
 
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
 # --- SVHN
-
-
-def write_svhn(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Files as Stanford's: X (32, 32, 3, N) and y (N, 1), where 10 stands for the digit 0; images (N, 3, 32, 32) and digits."""
-    from torchvision.datasets import SVHN
-
-    rng = np.random.default_rng(0)
-    made, known = {}, {}
-    for part, count in (("train", 50), ("test", 20), ("extra", 30)):
-        images, digits = rng.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count) % 10
-        path = root / f"{part}_32x32.mat"
-        savemat(path, {"X": images.transpose(1, 2, 3, 0), "y": np.where(digits == 0, 10, digits)[:, None].astype(np.uint8)})
-        known[part] = ["http://127.0.0.1:9/none", path.name, md5(path)]
-        made[part] = (images.transpose(0, 3, 1, 2), digits)
-    monkeypatch.setattr(SVHN, "split_list", known)
-    return made
 
 
 def test_svhn_reads_the_official_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

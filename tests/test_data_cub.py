@@ -17,36 +17,7 @@ from aib.data import cub, open_data
 from aib.data.bundle import DataBundle, Split, batch_indices
 from aib.data.cub import BoxSplit, open_cub
 from aib.data.images import read_image
-
-CLASSES = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross")
-GREEN, RED = (20, 200, 30), (200, 20, 30)
-
-
-def write_cub(root: Path, each: int = 10) -> Path:
-    """The official layout: red photographs with a green box in each, whose place is in the list; odd images are for training."""
-    folder = root / "CUB_200_2011"
-    rng = np.random.default_rng(0)
-    lists: dict[str, list[str]] = {name: [] for name in ("images", "image_class_labels", "train_test_split", "bounding_boxes")}
-    number = 0
-    for label, name in enumerate(CLASSES, start=1):
-        (folder / "images" / name).mkdir(parents=True)
-        for i in range(each):
-            number += 1
-            width, height = (100, 70) if i % 3 else (60, 90)
-            left, top = (int(v) for v in rng.integers(5, 20, 2))
-            box_width, box_height = (int(v) for v in rng.integers(25, 35, 2))
-            pixels = np.full((height, width, 3), RED, np.uint8)
-            pixels[top : top + box_height, left : left + box_width] = GREEN
-            path = f"{name}/{name[4:]}_{i:04d}_{number}.jpg"
-            Image.fromarray(pixels).save(folder / "images" / path, quality=100, subsampling=0)
-            lists["images"].append(f"{number} {path}")
-            lists["image_class_labels"].append(f"{number} {label}")
-            lists["train_test_split"].append(f"{number} {number % 2}")
-            lists["bounding_boxes"].append(f"{number} {left:.1f} {top:.1f} {box_width:.1f} {box_height:.1f}")
-    lists["classes"] = [f"{i} {name}" for i, name in enumerate(CLASSES, start=1)]
-    for name, lines in lists.items():
-        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    return folder
+from layouts import CLASSES, write_cub
 
 
 def opened(root: Path, **options: object) -> DataBundle:

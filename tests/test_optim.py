@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_the_log_has_the_rate_and_beta_of_the_last_step(data: Path, bundle: Data
     assert [row["beta"] for row in rows(folder)] == [config.beta * warmed_share(step, STEPS, config) for step in (5, 11)]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_every_parameter_is_in_one_group_and_anchors_do_not_decay(optimizer: str) -> None:
     model = build_model("vgg_xs_aib_qt", 3)
     config = OptimConfig(optimizer=optimizer, lr=0.2, weight_decay=0.3, anchor_lr_scale=0.5)  # type: ignore[arg-type]
@@ -73,6 +74,22 @@ def test_every_parameter_is_in_one_group_and_anchors_do_not_decay(optimizer: str
     assert len(anchors["params"]) == 1
     assert (anchors["weight_decay"], anchors["base_lr"]) == (0.0, 0.1)
     assert [(g["weight_decay"], g["base_lr"]) for g in groups if g is not anchors] == [(0.3, 0.2)]
+
+
+def test_adam_has_its_weight_decay_in_the_gradient_and_adamw_beside_it() -> None:
+    # the first step of Adam is lr * sign(gradient + decay * weight), whatever the scale of the loss; AdamW shrinks apart
+    def moved(optimizer: str, scale: float) -> torch.Tensor:
+        layer = nn.Linear(2, 1, bias=False)
+        nn.init.constant_(layer.weight, 1.0)
+        config = OptimConfig(optimizer=optimizer, lr=0.01, momentum=0.5, weight_decay=3.0 * scale)  # type: ignore[arg-type]
+        step = build_optimizer(layer, config, torch.device("cpu"))
+        (scale * layer(torch.tensor([[-1.0, -5.0]]))).sum().backward()
+        step.step()
+        return layer.weight.detach()[0] - 1
+
+    for scale in (1.0, math.log(2)):  # nats and bits
+        torch.testing.assert_close(moved("adam", scale), torch.tensor([-0.01, 0.01]))
+        torch.testing.assert_close(moved("adamw", scale), torch.tensor([0.01, 0.01]) - 0.03 * scale)
 
 
 def test_without_anchors_there_is_one_group_and_without_parameters_an_error() -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from aib.classifier import Classifier
 
-__all__ = ["create_model", "model_names", "register", "takes"]
+__all__ = ["create_model", "model_names", "option_defaults", "register", "takes"]
 
 Builder = TypeVar("Builder", bound=Callable[..., Classifier])
 _BUILDERS: dict[str, Callable[..., Classifier]] = {}
@@ -32,9 +32,18 @@ def model_names() -> list[str]:
     return sorted(_BUILDERS)
 
 
+def option_defaults(name: str) -> dict[str, Any]:
+    """The options of the model called ``name`` beside ``num_classes``, with their defaults.
+
+    A default of None is the model's own choice, which may depend on the number of classes: the built network shows it.
+    """
+    parameters = inspect.signature(_BUILDERS[name]).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.name != "num_classes"}
+
+
 def takes(name: str, option: str) -> bool:
     """Whether the model called ``name`` has that option."""
-    return option in inspect.signature(_BUILDERS[name]).parameters
+    return option in option_defaults(name)
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> Classifier:

@@ -95,12 +95,12 @@ class OptimConfig:
     """Passes over the training images."""
     batch_size: int = 128
     """Images a step."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with momentum, or AdamW."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """SGD with momentum, Adam with weight decay as a term of the loss (L2), or AdamW, which decays the weights apart from it."""
     lr: float = 0.05
     """Highest learning rate."""
     momentum: float = 0.9
-    """Momentum of SGD; first beta of AdamW."""
+    """Momentum of SGD; first beta of Adam and AdamW."""
     nesterov: bool = True
     """Nesterov's form of the momentum."""
     weight_decay: float = 5e-4

@@ -20,7 +20,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
     """All parameters with weight decay, as published, but for the anchors, which have none.
 
     Each trainable parameter is in exactly one group; anchors, and where asked for the biases of normalisation layers, have their
-    own learning rate. Those biases decay as the others do in spite of it: their weight decay is smaller by the same factor.
+    own learning rate. Those biases decay as the others do in spite of it: their weight decay is smaller by the same factor (Adam,
+    whose steps do not grow with the gradient, decays nothing in proportion).
 
     Raises:
         ValueError: the model has no trainable parameter.
@@ -51,7 +52,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device)
         return torch.optim.SGD(
             groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0, fused=fused
         )
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
+    adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return adam(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
 
 
 def lr_factor(step: int, steps_per_epoch: int, config: OptimConfig) -> float:
