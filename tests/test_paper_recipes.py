@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -142,7 +142,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Trai
         yield lambda config: opened(replace(config.data, root=str(root), workers=0))
 
 
-@cache
+@lru_cache(maxsize=2)  # those of CUB take gigabytes together
 def network(name: str, num_classes: int, width: float | None) -> tuple[Classifier, dict[str, torch.Tensor]]:
     """The network of a recipe, narrow where it can be, which recipes share, and its start."""
     torch.manual_seed(0)
