@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -64,6 +65,10 @@ def _run(given: Sequence[str]) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(COMMANDS)}"
         say_error(f"aib: unknown command {verb!r}; {hint}")
         return 2
+    if "AIB_ENDS_WITH_STARTER" in os.environ:
+        from aib.train.stopping import end_with_starter
+
+        end_with_starter()
     try:
         if verb in COMPUTING:
             from aib.commands.allocator import keep_freed_memory

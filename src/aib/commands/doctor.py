@@ -116,12 +116,11 @@ def _devices() -> Iterator[Finding]:
 def _data(root: Path) -> Iterator[Finding]:
     yield Finding("clutter", "ok", "embedded, nothing to fetch")
     from aib.data.benchmarks import BENCHMARKS
-    from aib.data.cub import FOLDER
+    from aib.data.cub import SIZE
+    from aib.data.open import is_there
 
-    known = {name: (benchmark.files, benchmark.download) for name, benchmark in BENCHMARKS.items()}
-    known["cub200"] = ((FOLDER,), "1.1 GB")
-    for name, (files, size) in known.items():
-        here = (root / f"{name}.npz").is_file() or all((root / file).exists() for file in files)
+    for name, size in {**{name: benchmark.download for name, benchmark in BENCHMARKS.items()}, "cub200": SIZE}.items():
+        here = is_there(name, root)
         text = f"in {root}" if here else f"not in {root}; get it with --data {name} --download ({size}), or point --root at it"
         yield Finding(name, "ok" if here else "note", text)
 

@@ -24,6 +24,8 @@ class EvalOptions:
     """Another data set with the same classes, or stl10 for a run on cifar10."""
     labels: Literal["by-name", "by-index"] | None = None
     """Classes of the other set: those that both have (by-name; what stl10 gets) or as numbered (by-index, the paper's table)."""
+    root: str | None = None
+    """Folder that holds the data; by default looked for where the run was started, then here."""
     download: bool = False
     """Fetch a named data set that is absent."""
     samples: tuple[int, int] | None = None
@@ -50,13 +52,14 @@ def run(arguments: Sequence[str]) -> None:
     from aib.train.run_folder import RunFolder
 
     check_table(options.record, COLUMNS)
+    base = start_of(RunFolder.open(options.run)) if options.record is not None else None  # before the work: it may be damaged
     result = evaluate(
-        options.run, split=options.split, data=options.data, labels=options.labels, download=options.download,
-        device=choose_device(options.device), samples=options.samples, seed=options.seed,
+        options.run, split=options.split, data=options.data, labels=options.labels, root=options.root,
+        download=options.download, device=choose_device(options.device), samples=options.samples, seed=options.seed,
     )  # fmt: skip
     Console(soft_wrap=True, highlight=False).print("\n".join(summary_lines(result)), markup=False)
-    if options.record is not None:
-        record_run(options.run, result, options.record, start_of(RunFolder.open(options.run).config))
+    if options.record is not None and base is not None:
+        record_run(options.run, result, options.record, base)
 
 
 def summary_lines(result: dict) -> list[str]:

@@ -26,6 +26,12 @@ class FigureOptions:
     """The figure's file, .png, .pdf or .svg; by default figureN.png."""
     data: str | None = None
     """For figures 3 and 5: another data set than the first run's."""
+    labels: Literal["by-name", "by-index"] | None = None
+    """For figures 3 and 5: classes of the other set, as in aib eval."""
+    root: str | None = None
+    """For figures 3 and 5: folder that holds the data; by default looked for where the run was started, then here."""
+    download: bool = False
+    """For figures 3 and 5: fetch a named data set that is absent."""
     window: int = 8
     """For figure 3: side of the window in pixels."""
     rows: int = 4
@@ -63,7 +69,7 @@ def run(arguments: Sequence[str]) -> None:
         said = figure4(read_runs(options.record), options.recipe, out)
     else:
         loaded = [load_run(path, device=choose_device(options.device)) for path in options.runs]
-        bundle = open_run_data(loaded[0], options.data)
+        bundle = open_run_data(loaded[0], options.data, options.labels, root=options.root, download=options.download)
         for other in loaded[1:]:
             if other.class_names != loaded[0].class_names:
                 raise ValueError(f"{other.folder.path} has other classes than {loaded[0].folder.path}; a figure needs the same")

@@ -49,6 +49,7 @@ def run(arguments: Sequence[str]) -> None:
     if not console.is_terminal:  # a file or a pipe has no width of its own
         console = Console(highlight=False, markup=False, width=WIDTH)
     check_table(options.record, SCORE_COLUMNS)
+    base = start_of(RunFolder.open(options.run)) if options.record is not None else None  # before the work: it may be damaged
     given = options.settings
     settings = replace(given, against=_separated(given.against), outside=_separated(given.outside))
     result = score_run(
@@ -59,8 +60,8 @@ def run(arguments: Sequence[str]) -> None:
         console.print(table)
     console.print("\n" + "\n".join(sentences(result)), soft_wrap=True)
     console.print(f"saved in {options.run / 'score'}; aib report {options.run} shows it", soft_wrap=True)
-    if options.record is not None:
-        record_scores(options.run, result, options.record, start_of(RunFolder.open(options.run).config))
+    if options.record is not None and base is not None:
+        record_scores(options.run, result, options.record, base)
 
 
 def _separated(names: Sequence[str]) -> tuple[str, ...]:

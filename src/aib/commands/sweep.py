@@ -48,27 +48,34 @@ def run(arguments: Sequence[str]) -> None:
     if options.jobs < 1:
         raise ValueError(f"jobs is {options.jobs}; it must be at least 1")
 
+    beneath = next(path for path in (options.out, *options.out.absolute().parents) if path.exists())
+    if not beneath.is_dir():
+        raise ValueError(f"out is {options.out}, but {beneath} is a file; it must be a folder")
+
     from rich.console import Console
 
     from aib.recipes import start_of
     from aib.train.checkpoint import write_text
     from aib.train.record import record_run
+    from aib.train.run_folder import RunFolder
+    from aib.train.stopping import Interrupted
     from aib.train.sweep import run_all
 
     runs = plan(options)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     cells = len(runs) // len(options.seeds)
-    console.print(f"{cells} cells, {len(options.seeds)} seeds, {len(runs)} runs in {options.out}")
+    numbers = ", ".join(_counted(*pair) for pair in ((cells, "cell"), (len(options.seeds), "seed"), (len(runs), "run")))
+    console.print(f"{numbers} in {options.out}")
     jobs = options.jobs if options.jobs > 1 else max(1, len(options.gpus))
     try:
         failed = run_all(runs, jobs=jobs, gpus=options.gpus, record=options.record, log=options.out / "logs", say=console.print)
     except KeyboardInterrupt:
-        raise ValueError(f"stopped, every run is saved; the same command goes on ({options.out})") from None
+        raise Interrupted(f"stopped, every run is saved; the same command goes on ({options.out})") from None
     done = [run for run in runs if run.name not in failed]
     if done:
         if options.record is not None:
             for run in done:  # those evaluated by an earlier command, without a table, too
-                record_run(run.path, run.result(), options.record, start_of(run.config))
+                record_run(run.path, run.result(), options.record, start_of(RunFolder(run.path)))
         rows = summarize(done)
         write_text(options.out / "sweep.json", json.dumps(rows, indent=1) + "\n")
         _print_table(rows, console)
@@ -78,14 +85,15 @@ def run(arguments: Sequence[str]) -> None:
         console.print(f"\nsaved in {options.out}: sweep.json, sweep.png")
     if failed:
         name, reason = next(iter(failed.items()))
-        raise ValueError(f"{len(failed)} of {len(runs)} runs failed; the first, {name}: {reason}")
+        raise ValueError(f"{len(failed)} of {_counted(len(runs), 'run')} failed; the first, {name}: {reason}")
 
 
 def plan(options: SweepOptions) -> list[SweepRun]:
     """Every run of the sweep, its options checked.
 
     Raises:
-        ValueError: an option is unknown, has a value that it can't have, or is given twice.
+        ValueError: an option is unknown, has a value that it can't have, or is given twice, as a value is; or two cells would share
+            a folder, or are the same run.
     """
     from aib.commands.train import read_options
     from aib.train.sweep import SweepRun, grid
@@ -105,7 +113,27 @@ def plan(options: SweepOptions) -> list[SweepRun]:
             words += _words(key, value)
         words += ["--seed", str(seed), "--out", str(path)]
         runs.append(SweepRun(values, seed, path, read_options(words).config, tuple(words)))
+    _check_cells(runs[: len(runs) // len(options.seeds)])
     return runs
+
+
+def _check_cells(runs: Sequence[SweepRun]) -> None:
+    """Refuse cells, here those of one seed, that are the same or that would share a folder."""
+    from aib.train.config import same_run
+
+    for i, run in enumerate(runs):
+        for other in runs[:i]:
+            one, two = (" ".join(f"{key}={value}" for key, value in each.values.items()) for each in (other, run))
+            if same_run(run.config, other.config):
+                raise ValueError(
+                    f"--vary gives {one} twice" if one == two else f"--vary gives {one} and {two}, which are the same run"
+                )
+            if run.path == other.path:
+                raise ValueError(f"{one} and {two} would share the folder {run.path.parent}; give their files different names")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from aib.commands.options import parse_options
-from aib.train.config import MACHINE, TrainConfig, with_machine
+from aib.train.config import MACHINE, PLACE, TrainConfig, with_machine
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TrainOptions:
     recipe: str | None = None
     """A recipe's name (aib recipes lists them) or the path of a TOML file."""
     resume: str | None = None
-    """An interrupted run's folder; its own configuration counts, and only the machine's options can be given with it."""
+    """An interrupted run's folder; its own configuration counts, and only the machine's options and --root can be given with it."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
 
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments`` and train."""
     options = read_options(arguments)
     if options.resume is not None and with_machine(TrainConfig(), options.config) != options.config:
-        allowed = ", ".join(f"--{name.replace('_', '-')}" for name in MACHINE)
+        allowed = ", ".join(f"--{name.replace('_', '-')}" for name in (*MACHINE, *PLACE))
         raise ValueError(f"--resume takes the run's own configuration; with it go only {allowed}")
 
     if options.config.model.pretrained == "yes":

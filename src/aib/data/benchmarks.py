@@ -17,7 +17,7 @@ from aib.data.bundle import DataBundle, Split, TensorSplit
 from aib.data.checksums import odd_file, unpack
 from aib.data.images import resize_pixels, size_pair
 
-__all__ = ["BENCHMARKS", "STL10_CLASSES", "Benchmark", "open_benchmark"]
+__all__ = ["BENCHMARKS", "STL10_CLASSES", "Benchmark", "has_benchmark", "open_benchmark"]
 
 STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
@@ -128,6 +128,13 @@ def open_benchmark(
     return bundle if size == bundle.image_size else _resized(bundle, size)
 
 
+def has_benchmark(name: str, root: Path) -> bool:
+    """Whether ``root`` holds one of `BENCHMARKS` in one of the forms that `open_benchmark` reads."""
+    known = BENCHMARKS[name]
+    packed = known.archive is not None and (root / known.archive).is_file()
+    return (root / f"{name}.npz").is_file() or packed or all((root / file).exists() for file in known.files)
+
+
 def _from_torchvision(name: str, root: Path, download: bool, extra: bool) -> tuple[Arrays, Pair | None]:
     """Training and test arrays in the keys of `bundle_arrays`, and the extra images."""
     known = BENCHMARKS[name]
@@ -140,7 +147,10 @@ def _from_torchvision(name: str, root: Path, download: bool, extra: bool) -> tup
         raise ValueError(f"{name} is neither in {root / name}.npz nor in {where}; fetch it with --download ({size})")
     source = _source(name)
     if not download and packed is not None:
-        unpack(packed, source.tgz_md5, needed[0].name)
+        try:
+            unpack(packed, source.tgz_md5, needed[0].name)
+        except ValueError as error:
+            raise ValueError(f"{error}; remove it, and fetch it with --download ({known.download})") from error
     try:
         return _read(name, source, root, download, extra)
     except (OSError, RuntimeError, HTTPException) as error:

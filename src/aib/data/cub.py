@@ -22,13 +22,15 @@ from aib.data.folder import FileSplit, statistics_batches
 from aib.data.images import decode_image, largest_box, size_pair, upright_size
 from aib.data.texts import read_text
 
-__all__ = ["BoxSplit", "open_cub"]
+__all__ = ["BoxSplit", "has_cub", "open_cub"]
 
 FOLDER = "CUB_200_2011"
 ARCHIVE = "CUB_200_2011.tgz"
 URL = f"https://data.caltech.edu/records/65de6-vp158/files/{ARCHIVE}"
 MD5 = "97eceeb196236b17998738112f37df78"
 SIZE = "1.1 GB"
+
+ARCHIVES_OF_2010 = ("images.tgz", "lists.tgz")
 
 SIDE = 224
 """Of the batches unless another is asked for, as published."""
@@ -130,6 +132,11 @@ def open_cub(
     return DataBundle("cub200", split, whole.select(train[held]), whole.select(test), lists.class_names, mean, std, size)
 
 
+def has_cub(root: Path) -> bool:
+    """Whether ``root`` holds what `open_cub` reads: the folder, its content, or the archive."""
+    return any((root / name).exists() for name in (FOLDER, ARCHIVE, "images.txt"))
+
+
 def _find(root: Path, download: bool) -> Path:
     """The folder with the lists, unpacked or fetched if need be."""
     folder, archive = root / FOLDER, root / ARCHIVE
@@ -146,6 +153,11 @@ def _find(root: Path, download: bool) -> Path:
         raise ValueError(f"{folder} is incomplete, it has no images.txt; remove it, and fetch it with --download ({SIZE})")
     if not archive.is_file():
         if not download:
+            if all((root / name).is_file() for name in ARCHIVES_OF_2010):
+                raise ValueError(
+                    f"{' and '.join(ARCHIVES_OF_2010)} in {root} are the archives of CUB-200-2010; CUB-200-2011 is needed: "
+                    f"fetch it with --download ({SIZE}), or put {archive} there, from {URL}"
+                )
             raise ValueError(
                 f"cub200 is neither in {folder} nor in {archive}; fetch it with --download ({SIZE}), "
                 f"or put the archive there, from {URL}"

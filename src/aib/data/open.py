@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aib.data.bundle import DataBundle
 
-__all__ = ["DATA_NAMES", "open_data"]
+__all__ = ["DATA_NAMES", "is_there", "open_data"]
 
 DATA_NAMES = ("clutter", "cifar10", "cifar100", "svhn", "svhn+extra", "stl10", "cub200")
 """Data sets with a name; anything else is a path."""
@@ -48,7 +48,9 @@ def open_data(
         ValueError: there is no such name or path, ``image_size`` differs from that of a set that cannot be resized, ``boxes`` is
             given for another set than cub200, or whatever is wrong with the data.
     """
-    path = Path(data).expanduser()
+    path, root = Path(data).expanduser(), Path(root).expanduser().absolute()  # for messages: a relative one says little
+    if data in DATA_NAMES and data != "clutter" and root.is_file():
+        raise ValueError(f"root is {root}, a file; it must be the folder that holds the named data sets")
     if data == "cub200":
         from aib.data.cub import open_cub
 
@@ -94,6 +96,22 @@ def _fixed_size(data: str, path: Path, root: Path | str, val_fraction: float | N
     near = difflib.get_close_matches(data.lower(), DATA_NAMES, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
-        f"there is no data set and no path {data!r}; {hint}"
+        f"there is no data set and no path {data!r}{'' if path.is_absolute() else f' in {Path.cwd()}'}; {hint}"
         f"Give a folder of class folders, an .npz file or one of {', '.join(DATA_NAMES)}"
     )
+
+
+def is_there(data: str, root: Path | str = "data") -> bool:
+    """Whether `open_data` would find ``data``, without reading them: a set of the package in ``root``, or a path."""
+    root = Path(root).expanduser()
+    if data == "clutter":
+        return True
+    if data == "cub200":
+        from aib.data.cub import has_cub
+
+        return has_cub(root)
+    if data in DATA_NAMES:
+        from aib.data.benchmarks import has_benchmark
+
+        return has_benchmark(data, root)
+    return Path(data).expanduser().exists()

@@ -71,9 +71,9 @@ def figure3(runs: Sequence[LoadedRun], bundle: DataBundle, path: Path, *, size: 
     _grid([(title, pixels[shown], is_map) for title, pixels, is_map in columns], path)
     share = 100 * same.float().mean().item()
     return (
-        f"Maps of {bundle.name} images and of the same images with a {size}-pixel window of a random colour, drawn by seed {seed} "
-        f"from the {share:.0f} % whose prediction stays in every run. That a map stays is no merit by itself: a constant one "
-        "does too."
+        f"Maps of {bundle.name} images and of the same images with a window of {size} pixels in a random colour, drawn by seed "
+        f"{seed} from the {share:.0f} % whose prediction stays in every run. That a map stays is no merit by itself: a constant "
+        "one does too."
     )
 
 

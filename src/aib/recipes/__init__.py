@@ -8,8 +8,12 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aib.train.config import TrainConfig, read_config
+
+if TYPE_CHECKING:
+    from aib.train.run_folder import RunFolder
 
 __all__ = ["Recipe", "list_recipes", "load_recipe", "recipe_path", "start_of"]
 
@@ -91,6 +95,23 @@ def load_recipe(name: str) -> TrainConfig:
     return replace(config, run=replace(config.run, recipe=name))
 
 
-def start_of(config: TrainConfig) -> TrainConfig:
-    """What a run's options were changed from: its recipe, or the defaults."""
-    return load_recipe(config.run.recipe) if config.run.recipe else TrainConfig()
+def start_of(folder: RunFolder) -> TrainConfig:
+    """What a run's options were changed from: its recipe, or the defaults, also where the recipe is gone.
+
+    A recipe that was given as a path is the copy that the run keeps, whatever has become of the file.
+
+    Raises:
+        ValueError: the copy is damaged.
+    """
+    from aib.train.origin import RECIPE
+
+    name = folder.config.run.recipe
+    if not name:
+        return TrainConfig()
+    if folder.has(RECIPE):
+        config = read_config(folder.path / RECIPE)
+        return replace(config, run=replace(config.run, recipe=name))
+    try:
+        return load_recipe(name)
+    except ValueError:
+        return TrainConfig()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from aib.data import open_data
 from aib.data.bundle import DataBundle, Split
 from aib.interpret.detection import detection_table, selective_table, unusualness
 from aib.interpret.information import measure_information
+from aib.train.origin import locate_root
 from aib.train.predict import predict
 from aib.train.weights import LoadedRun
 
@@ -66,8 +66,8 @@ def detection_numbers(
     return {"selective": selective_table(inside, wrong, seed), "outside": tables}
 
 
-def open_outside(run: LoadedRun, names: Sequence[str]) -> list[DataBundle]:
-    """Data sets that the run has not seen.
+def open_outside(run: LoadedRun, names: Sequence[str], root: str | None = None, download: bool = False) -> list[DataBundle]:
+    """Data sets that the run has not seen; ``root`` and ``download`` are those of `aib.train.run_data.open_run_data`.
 
     Raises:
         ValueError: one is unknown, is the run's own, or has other channels or another image size than the run's.
@@ -76,7 +76,7 @@ def open_outside(run: LoadedRun, names: Sequence[str]) -> list[DataBundle]:
     for name in names:
         if name in (run.folder.config.data.data, run.card["data"]):
             raise ValueError(f"{name} is what the run was trained on; --outside takes data that it has not seen")
-        bundle = open_data(name, root=Path(run.folder.config.data.root), val_fraction=None)
+        bundle = open_data(name, root=locate_root(run.folder, name, root), download=download, val_fraction=None)
         if (bundle.channels, tuple(bundle.image_size)) != (run.card["channels"], run.image_size):
             raise ValueError(
                 f"{bundle.name} has {bundle.channels} channels and size {bundle.image_size}; the run was trained on "

@@ -20,6 +20,7 @@ from aib.data.texts import read_text
 
 __all__ = [
     "MACHINE",
+    "PLACE",
     "DataConfig",
     "ModelConfig",
     "OptimConfig",
@@ -219,12 +220,18 @@ class TrainConfig:
 MACHINE = ("device", "devices", "accumulate", "checkpoint_minutes", "quiet")
 """Options of `RunConfig` that do not belong to the run but to where and how it goes on."""
 
+PLACE = ("root", "download")
+"""Options of `DataConfig` that say where the same data are."""
+
 
 def with_machine(config: TrainConfig, given: TrainConfig) -> TrainConfig:
-    """``config`` with those of the `MACHINE` options that ``given`` changes from their defaults."""
-    usual = RunConfig()
-    changed = {name: getattr(given.run, name) for name in MACHINE if getattr(given.run, name) != getattr(usual, name)}
-    return replace(config, run=replace(config.run, **changed))
+    """``config`` with those of the `MACHINE` and `PLACE` options that ``given`` changes from their defaults."""
+    run, data = _changed(given.run, RunConfig(), MACHINE), _changed(given.data, DataConfig(), PLACE)
+    return replace(config, run=replace(config.run, **run), data=replace(config.data, **data))
+
+
+def _changed(given: object, usual: object, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(given, name) for name in names if getattr(given, name) != getattr(usual, name)}
 
 
 def same_run(one: TrainConfig, other: TrainConfig) -> bool:

@@ -39,6 +39,7 @@ def evaluate(
     split: str = "test",
     data: str | None = None,
     labels: Labels | None = None,
+    root: str | None = None,
     download: bool = False,
     device: str = "cpu",
     samples: tuple[int, int] | None = None,
@@ -54,6 +55,7 @@ def evaluate(
         data: another data set; its files get its name as a prefix.
         labels: how the other set's classes become the run's, see `open_run_data`; its files are then called SPLIT-by-name or
             SPLIT-by-index.
+        root: the folder that holds the data; by default they are looked for where the run was started, then here.
         download: fetch the data if they are a benchmark that is absent.
         device: where to compute.
         samples: draws of attention and latent, (4, 4) as published (files are then called SPLIT-4x4); None is the deterministic
@@ -72,7 +74,7 @@ def evaluate(
     run = load_run(path, device=device)
     if bundle is None:
         labels = label_convention(run, data, labels)
-        bundle = open_run_data(run, data, labels, download=download)
+        bundle = open_run_data(run, data, labels, root=root, download=download)
     elif labels is not None:
         raise ValueError(f"labels is {labels!r}, but the data are open already; match their classes before")
     chosen = bundle.split(split)

@@ -37,11 +37,12 @@ from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
 from aib.train.fabric import ForwardDetails, compiled_forward, meet
 from aib.train.optim import build_optimizer, lr_factor, warmed_share
+from aib.train.origin import keep_origin
 from aib.train.predict import predict, summarize
 from aib.train.processes import read_world
 from aib.train.progress import TrainingDisplay, epoch_line
 from aib.train.revival import revive_anchors
-from aib.train.run_data import open_training_data
+from aib.train.run_data import open_training_data, reopen_training_data
 from aib.train.run_folder import RunFolder, default_name, environment
 from aib.train.running import RunningMeans
 from aib.train.shares import Sharing
@@ -86,7 +87,7 @@ def train(
 
     Args:
         config: the whole run; when resuming, the folder's own configuration counts, but for the machine's options
-            (`aib.train.config.MACHINE`).
+            (`aib.train.config.MACHINE`) and the place of the data (`aib.train.config.PLACE`).
         resume: an interrupted run's folder.
         bundle: the data, where the caller has it open already.
         title: name shown before the progress bar.
@@ -117,7 +118,7 @@ def train(
                 folder.remove_leftovers()
             state = _saved(folder)
         if bundle is None:
-            bundle = open_training_data(config.data)
+            bundle = open_training_data(config.data) if resume is None else reopen_training_data(folder, config.data)
         model = start_network(config, bundle, resumed=state is not None)
         if resume is None:
             check_crop(config.data.crop_padding, bundle)
@@ -126,6 +127,7 @@ def train(
                 folder.path.mkdir(parents=True, exist_ok=True)
                 held.enter_context(folder.locked())  # before the configuration: of two that start at once, one writes it
                 folder.create(config)
+                keep_origin(folder, bundle)
         if first and not folder.has("environment.json"):
             folder.write_json("environment.json", environment(str(fabric.device), config.run.precision, world.size))
         card = describe(config, bundle, model)

@@ -75,8 +75,8 @@ NOT_REPEATED = ("recipe", "out", "seed", "quiet", "device", "checkpoint_minutes"
 
 
 def command_line(config: TrainConfig, base: TrainConfig) -> str:
-    """The command that repeats a run: its recipe, whatever differs from ``base`` (the recipe or the defaults), and the seed."""
-    recipe = config.run.recipe
+    """The command that repeats a run: the recipe of ``base``, if it is one, whatever differs from ``base``, and the seed."""
+    recipe = base.run.recipe
     words = ["aib", "train"] + (["--recipe", recipe] if recipe else [])
     for table in fields(TrainConfig):
         before, now = getattr(base, table.name), getattr(config, table.name)

@@ -14,9 +14,11 @@ from aib.data.bundle import DataBundle
 from aib.data.classes import index_classes, match_classes
 from aib.train.checks import check_channels
 from aib.train.config import DataConfig
+from aib.train.origin import check_same_data, locate_data, locate_root, same_data
+from aib.train.run_folder import RunFolder
 from aib.train.weights import LoadedRun
 
-__all__ = ["Labels", "label_convention", "open_run_data", "open_training_data"]
+__all__ = ["Labels", "label_convention", "open_run_data", "open_training_data", "reopen_training_data"]
 
 Labels = Literal["by-name", "by-index"]
 """How the classes of another data set become those of the run."""
@@ -56,28 +58,56 @@ def _alone(config: DataConfig) -> Iterator[None]:
         yield
 
 
-def open_run_data(run: LoadedRun, data: str | None = None, labels: Labels | None = None, *, download: bool = False) -> DataBundle:
+def reopen_training_data(folder: RunFolder, config: DataConfig) -> DataBundle:
+    """The data of a run that goes on, wherever they are now; ``config`` may give another ``root`` than the run's own.
+
+    Raises:
+        ValueError: see `open_training_data`; or they are nowhere, or not those that the run began on.
+    """
+    found = locate_data(folder, config, config.root if config.root != folder.config.data.root else None)
+    bundle = open_training_data(found)
+    advice = "put the right data back, name their folder with --root, or start a new run"
+    check_same_data(folder, bundle, _source(found), advice)
+    return bundle
+
+
+def _source(config: DataConfig) -> str:
+    return config.root if config.data in DATA_NAMES else config.data
+
+
+def open_run_data(
+    run: LoadedRun, data: str | None = None, labels: Labels | None = None, *, root: str | None = None, download: bool = False
+) -> DataBundle:
     """The data a run was trained on, or another set; of that, nothing is held out of the training images.
 
     Args:
         run: the run.
-        data: the other set; it is resized to the run's images where it can be.
+        data: the other set; it is resized to the run's images where it can be. If it has the name of the run's own but other test
+            images, its name gets ``-other`` behind it.
         labels: ``"by-name"`` keeps the images of the classes that both have by name (`match_classes`), ``"by-index"`` all of them
             with their labels as they are (`index_classes`). None: the classes must be the run's own, in order, but stl10 goes by
             name: its classes are in another order than those of CIFAR-10, whose models the paper evaluates on it.
+        root: the folder that holds the data, named sets and the run's own path; by default see `aib.train.origin`.
         download: fetch the data if they are a benchmark that is absent.
 
     Raises:
-        ValueError: the other set has other classes, channels or image size, or ``labels`` is given without another set.
+        ValueError: the run's data are nowhere or not those it was trained on, and no other set is named; the other set has other
+            classes, channels or image size, or ``labels`` is given without another set.
     """
-    d = run.folder.config.data
+    folder = run.folder
+    d = replace(folder.config.data, download=download or folder.config.data.download)
     other = data is not None and data != d.data
     labels = label_convention(run, data, labels)
+    d = locate_data(folder, d, root) if data is None else replace(d, root=str(locate_root(folder, data, root)))
     bundle = open_data(
         data or d.data, root=Path(d.root), image_size=run.image_size if other else d.image_size,
-        val_fraction=None if other else d.val_fraction, seed=d.split_seed, download=download or d.download, skip_bad=d.skip_bad,
+        val_fraction=None if other else d.val_fraction, seed=d.split_seed, download=d.download, skip_bad=d.skip_bad,
         workers=d.workers, boxes=None if other else d.boxes,
     )  # fmt: skip
+    if data is None:
+        check_same_data(folder, bundle, _source(d), "name the folder of the right ones with --root, or use these with --data")
+    elif bundle.name == run.card["data"] and same_data(folder, bundle) is False:
+        bundle = replace(bundle, name=f"{bundle.name}-other")
     if labels == "by-name":
         bundle = match_classes(bundle, run.class_names)
     elif labels == "by-index":

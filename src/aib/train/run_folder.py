@@ -17,10 +17,13 @@ from aib.data.texts import read_text
 from aib.train.checkpoint import naming, write_text
 from aib.train.config import TrainConfig, config_to_dict, read_config
 
-__all__ = ["RunFolder", "environment"]
+__all__ = ["BUSY", "RunFolder", "environment"]
 
 LOCK = ".training.lock"
 """File that the process that trains in a folder holds."""
+
+BUSY = "is being trained by another process"
+"""What the message of `RunFolder.locked` says, whatever the folder."""
 
 
 def _is_leftover(path: Path) -> bool:
@@ -147,13 +150,23 @@ class RunFolder:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise ValueError(f"{self.path} is being trained by another process; wait for it, or stop it first") from None
+            raise ValueError(f"{self.path} {BUSY}; wait for it, or stop it first") from None
         except NotImplementedError:  # a file system without locks: as good as before there were any
             pass
         try:
             yield
         finally:
             lock.release()
+
+    def in_training(self) -> bool:
+        """Whether a process trains in this folder now; nobody can begin to while this is found out."""
+        if not self.has("config.toml"):
+            return False
+        try:
+            with self.locked():
+                return False
+        except ValueError:
+            return True
 
     @property
     def config(self) -> TrainConfig:

@@ -62,7 +62,7 @@ def score_run(
             f"{path} has no attention ({job.run.card['name']} is a plain classifier): name explainers, as in --against gradcam"
         )
     edits, more = job.edits()
-    outside = open_outside(job.run, settings.outside)
+    outside = open_outside(job.run, settings.outside, settings.root, settings.download)
     result: dict[str, Any] = {
         "format": FORMAT, "model": job.run.card["name"], "data": job.bundle.name, "split": settings.split, "n": len(job.split),
         "labels": label_convention(job.run, settings.data, settings.labels),

@@ -19,6 +19,7 @@ from aib.interpret.explainers import AttentionMap, Explainer
 from aib.interpret.map_sources import MapSource, RandomMaps
 from aib.interpret.named_edits import Edit, frequency_edits, window_edits
 from aib.interpret.randomization import randomized_networks
+from aib.train.origin import locate_root
 from aib.train.run_data import label_convention, open_run_data
 from aib.train.score_settings import NO_OTHER, ScoreSettings
 from aib.train.score_sources import ScoreSources, cheap
@@ -56,12 +57,13 @@ class ScoreJob:
     @classmethod
     def of(cls, path: Path, settings: ScoreSettings, device: str) -> ScoreJob:
         run = load_run(path, device=device)
-        bundle = open_run_data(run, settings.data, label_convention(run, settings.data, settings.labels))
+        bundle = open_run_data(run, settings.data, label_convention(run, settings.data, settings.labels),
+                               root=settings.root, download=settings.download)  # fmt: skip
         split = bundle.split(settings.split)
         if len(split) < 2:
             raise ValueError(f"{bundle.name} has {len(split)} {settings.split} images; scores need at least 2")
         job = cls(run, bundle, split, settings, device, {})
-        job = replace(job, split=job.some(settings.images), patches=_patches(settings.other, run, bundle, max(job.windows())))
+        job = replace(job, split=job.some(settings.images), patches=_patches(settings, run, bundle, max(job.windows())))
         shape = (run.card["channels"], *run.image_size)
         explainers = {
             name: make_explainer(name, run.model, shape, job.training_images(), settings.seed) for name in settings.against
@@ -145,17 +147,17 @@ class ScoreJob:
         return ScoreSources.of({**own, **self.explainers}, self.randomized(), self.training_images()[:64], self.settings.seed)
 
 
-def _patches(other: str | None, run: LoadedRun, bundle: DataBundle, largest: int) -> dict[str, Tensor]:
+def _patches(settings: ScoreSettings, run: LoadedRun, bundle: DataBundle, largest: int) -> dict[str, Tensor]:
     """Pixels (M, C, H, W) of the other data set by its name in an edit; by default of one that has windows as large."""
-    if other == NO_OTHER:
+    if (other := settings.other) == NO_OTHER:
         return {}
     if other in (run.folder.config.data.data, run.card["data"]):
         raise ValueError(f"other is {other!r}, which the run was trained on; windows of another data set are filled from another")
-    root = Path(run.folder.config.data.root)
     found = None
     for name in (other,) if other is not None else ("svhn", "clutter"):
         try:
-            found = open_data(name, root=root, val_fraction=None)
+            root = locate_root(run.folder, name, settings.root)
+            found = open_data(name, root=root, download=settings.download and other is not None, val_fraction=None)
         except ValueError:
             if other is not None:
                 raise

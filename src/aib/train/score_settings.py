@@ -21,6 +21,10 @@ class ScoreSettings:
     """Another data set with the same classes, or stl10 for a run on cifar10."""
     labels: Literal["by-name", "by-index"] | None = None
     """Classes of the other set: by-name or by-index, as in aib eval."""
+    root: str | None = None
+    """Folder that holds the data; by default looked for where the run was started, then here."""
+    download: bool = False
+    """Fetch named data sets that are absent."""
     images: int | None = None
     """Images at most for the score itself, drawn by the seed; by default all."""
     control_images: int | None = None

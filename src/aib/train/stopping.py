@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Interrupted", "StopRequest", "stop_signals"]
+__all__ = ["TIED", "Interrupted", "StopRequest", "end_with_starter", "stop_signals"]
+
+TIED = "AIB_ENDS_WITH_STARTER"
+"""Environment variable with which a process is started that is to end when its standard input, a pipe, is closed."""
 
 
-class Interrupted(Exception):  # noqa: N818 (not an error: the run is saved and can go on)
-    """The run was stopped from outside, after saving; the message says how to go on."""
+class Interrupted(Exception):  # noqa: N818 (not an error: the work is saved and can go on)
+    """Something was stopped from outside, after saving; the message says how to go on."""
 
 
 class StopRequest:
@@ -63,3 +68,20 @@ def stop_signals() -> list[signal.Signals]:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         found.append(signal.SIGHUP)
     return found
+
+
+def end_with_starter() -> None:
+    """Get SIGTERM when the process that started this one, and holds the other end of its standard input, is gone.
+
+    However that one ends: the system closes its end of the pipe. What is in training saves itself (`StopRequest`), anything else
+    ends.
+    """
+    os.environ.pop(TIED, None)  # not those that this one starts
+    source = sys.stdin.fileno()
+
+    def watch() -> None:
+        while os.read(source, 1):  # past Python's own buffer, whose lock would be in the way when the interpreter ends
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="ends with its starter").start()

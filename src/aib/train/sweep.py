@@ -19,14 +19,19 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
+from aib.data.open import is_there, open_data
 from aib.train.config import TrainConfig, same_run
-from aib.train.run_folder import RunFolder
-from aib.train.stopping import stop_signals
+from aib.train.origin import locate_data
+from aib.train.run_folder import BUSY, RunFolder
+from aib.train.stopping import TIED, stop_signals
 
 __all__ = ["SweepRun", "grid", "run_all"]
 
 GRACE_SECONDS = 120.0
 """How long a run that was asked to stop may take to save itself."""
+
+WAIT_SECONDS = 0.5
+"""Between two looks at a folder that another process trains in."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ def run_all(
 ) -> dict[str, str]:
     """Train and evaluate what is not yet, ``jobs`` runs at once; what was begun is resumed, what is done is left.
 
+    Runs end with this process, however it ends. A folder that another process still trains in is waited for.
+
     Args:
         runs: of the sweep; all are checked before the first starts.
         jobs: runs at once. On CPUs they share the cores evenly.
@@ -102,10 +109,11 @@ def run_all(
         The reason of every failed run, by its name.
 
     Raises:
-        ValueError: a run's folder holds another run.
+        ValueError: a run's folder holds another run, or its data are nowhere.
         KeyboardInterrupt: after every run in progress has saved itself.
     """
     waiting = [run for run in runs if run.state() != "evaluated"]
+    _check_data(waiting)
     if waiting:
         log.mkdir(parents=True, exist_ok=True)
     free: SimpleQueue[int | None] = SimpleQueue()
@@ -115,17 +123,30 @@ def run_all(
     threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def one(run: SweepRun) -> str | None:
-        gpu = free.get()
-        environment = dict(os.environ)
+        gpu, folder = free.get(), RunFolder(run.path)
+        environment = {**os.environ, TIED: "1"}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
         else:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
         output = log / f"{run.path.relative_to(log.parent).as_posix().replace('/', '-')}.log"
         try:
-            for arguments in _commands(run, record):
-                if (code := processes.call([sys.executable, "-m", "aib", *arguments], environment, output)) != 0:
-                    return _last_line(output) or f"exit code {code}"
+            while (state := run.state()) != "evaluated":
+                if folder.in_training():
+                    say(f"{run.name}: {folder.path} {BUSY}, waiting for it")
+                    while folder.in_training():
+                        if processes.stopped.wait(WAIT_SECONDS):
+                            return "stopped"
+                    continue
+                code = processes.call([sys.executable, "-m", "aib", *_command(run, state, record)], environment, output)
+                reached = run.state()
+                if code == 0 and reached == state:
+                    return f"aib {'eval' if state == 'trained' else 'train'} ended, but {folder.path} is as before"
+                if code != 0:
+                    reason = _last_line(output) or f"exit code {code}"
+                    overtaken = BUSY in reason or folder.in_training() or (reached != state and reached in ("trained", "evaluated"))
+                    if not overtaken:  # else another sweep does the same run: look what is left of it
+                        return reason
         finally:
             free.put(gpu)
         return None
@@ -166,16 +187,30 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _commands(run: SweepRun, record: Path | None) -> list[list[str]]:
-    """What is left to do of a run, as arguments of ``aib``."""
-    table = ["--record", str(record)] if record is not None else []
-    train = {
-        "absent": [["train", *run.words]],
-        "begun": [["train", "--resume", str(run.path)]],
-        "trained": [],
-        "evaluated": [],
-    }[run.state()]
-    return [*train, ["eval", str(run.path), *table]]
+def _command(run: SweepRun, state: str, record: Path | None) -> list[str]:
+    """What is to be done next of a run that is not evaluated, as arguments of ``aib``."""
+    if state == "absent":
+        return ["train", *run.words]
+    if state == "begun":
+        return ["train", "--resume", str(run.path)]
+    return ["eval", str(run.path), *(["--record", str(record)] if record is not None else [])]
+
+
+def _check_data(runs: Sequence[SweepRun]) -> None:
+    """Find the data of all runs before the first starts; those that are to be fetched are, once and for all runs.
+
+    Raises:
+        ValueError: some are nowhere.
+    """
+    wanted = {}
+    for run in runs:
+        folder, data = RunFolder(run.path), run.config.data
+        if folder.has("config.toml"):
+            data = locate_data(folder, folder.config.data)
+        wanted[data.data, data.root] = data.download
+    for (name, root), download in wanted.items():
+        if not is_there(name, root):
+            open_data(name, root=root, download=download)
 
 
 class _Processes:
@@ -184,26 +219,32 @@ class _Processes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopped = False
+        self.stopped = threading.Event()
 
     def call(self, words: Sequence[str], environment: Mapping[str, str], output: Path) -> int:
         """Run to the end and return the exit code."""
         with output.open("ab") as file:
             with self._lock:
-                if self._stopped:
+                if self.stopped.is_set():
                     return 130
-                process = subprocess.Popen(words, env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+                # its input is a pipe that closes when this process ends; its session is its own, or it would hear Ctrl-C twice,
+                # from the terminal and from `stop`, and not save itself
+                process = subprocess.Popen(
+                    words, env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, start_new_session=True
+                )
                 self._running.add(process)
             try:
                 return process.wait()
             finally:
+                if process.stdin is not None and process.returncode is not None:
+                    process.stdin.close()
                 with self._lock:
                     self._running.discard(process)
 
     def stop(self) -> None:
         """Ask every process to save itself and end; after `GRACE_SECONDS`, end it."""
         with self._lock:
-            self._stopped = True
+            self.stopped.set()
             running = list(self._running)
         for process in running:
             process.send_signal(signal.SIGTERM)
