@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from aib.cli import main
 from aib.commands.sweep import SweepOptions, plan, summarize
 from aib.interpret import mean_interval, paired_difference
 from aib.report.plots import sweep_plot
-from aib.train.sweep import grid
+from aib.train.loop import train
+from aib.train.sweep import grid, run_all
 from tiny import write_npz
 
 SHORT = ("model=vgg_xs_aib_qt", "anchors=8", "epochs=1", "batch_size=32", "device=cpu")
@@ -91,9 +93,7 @@ def test_a_sweep_that_is_stopped_goes_on(data: Path, tmp_path: Path) -> None:
         start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     metrics = out / "beta=0" / "seed-0" / "metrics.jsonl"
-    began = time.monotonic()
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2) and time.monotonic() - began < 60:
-        time.sleep(0.1)
+    wait_for(metrics, 2)
     process.send_signal(signal.SIGINT)  # to the sweep alone: it has to tell its runs
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -107,6 +107,66 @@ def test_a_sweep_that_is_stopped_goes_on(data: Path, tmp_path: Path) -> None:
     assert "go on with: aib train --resume" in log
 
 
+def wait_for(metrics: Path, lines: int) -> None:
+    """Until a training has written so many epochs."""
+    began = time.monotonic()
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= lines):
+        assert time.monotonic() - began < 300, f"{metrics} does not grow"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_killed_sweep_save_themselves_and_the_same_command_goes_on_at_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    arguments = words(data, out, "--jobs", "2", short=(*SHORT[:2], "epochs=20", "batch_size=8", "lr=0.005", "device=cpu"))
+    with subprocess.Popen([sys.executable, "-m", "aib", *arguments], stdout=subprocess.DEVNULL) as process:
+        for cell in ("beta=0", "beta=0.01"):
+            wait_for(out / cell / "seed-0" / "metrics.jsonl", 1)
+        process.kill()
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "failed" not in said.out + said.err
+    rows = json.loads((out / "sweep.json").read_text())
+    assert [row["seeds"] for row in rows] == [[0, 1], [0, 1]]
+    for cell in ("beta=0", "beta=0.01"):
+        assert "go on with: aib train --resume" in (out / "logs" / f"{cell}-seed-0.log").read_text()
+        epochs = [json.loads(line)["epoch"] for line in (out / cell / "seed-0" / "metrics.jsonl").read_text().splitlines()]
+        assert epochs == list(range(1, 21))
+
+
+def test_a_run_that_another_process_trains_is_waited_for(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sweep"
+    given = SweepOptions(set=(f"data={data}", *SHORT), seeds=(0,), out=out)
+    (run,) = plan(given)
+    folder = train(run.config)
+
+    class Elsewhere(Thread):
+        def run(self) -> None:
+            with folder.locked():
+                held.set()
+                looked_at.wait(60)
+
+    held, looked_at = Event(), Event()
+    other = Elsewhere()
+    other.start()
+    held.wait()
+    (folder.path / "model.safetensors").rename(tmp_path / "not yet")
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "waiting" in line:  # the other process ends its run meanwhile
+            (tmp_path / "not yet").rename(folder.path / "model.safetensors")
+            looked_at.set()
+
+    lines: list[str] = []
+    assert run_all([run], log=out / "logs", say=say) == {}
+    assert lines[0] == f"seed=0: {folder.path} is being trained by another process, waiting for it"
+    assert "error" in lines[1]
+    other.join()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -116,10 +176,15 @@ def test_a_sweep_that_is_stopped_goes_on(data: Path, tmp_path: Path) -> None:
         (["--vary", "seed=0,1"], "seed is given twice, or has an option of its own (--seeds"),
         (["--seeds", "1", "1"], "seeds are (1, 1); give one or more different numbers"),
         (["--jobs", "0"], "jobs is 0; it must be at least 1"),
+        (["--vary", "beta=1,1"], "--vary gives beta=1 twice"),
+        (["--vary", "beta=1,1.0"], "--vary gives beta=1 twice, the second time as beta=1.0"),
+        (["--vary", "data=a/x.npz,b/x.npz"], "data=a/x.npz and data=b/x.npz would share the folder"),
+        (["--vary", "data=clutter,svhn", "--set", "root=nowhere"], "svhn is neither in"),
+        (["--out", f"{__file__}/sweep"], f"{__file__} is a file; it must be a folder"),
     ],
 )
 def test_mistakes_are_one_line(given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sweep", *given, "--out", str(tmp_path / "sweep")]) == 2
+    assert main(["sweep", "--out", str(tmp_path / "sweep"), *given]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not (tmp_path / "sweep").exists()

@@ -77,6 +77,8 @@ def _in_one_line(box: str) -> str:
     ends = next((i for i, line in enumerate(body) if _RULE.fullmatch(line)), len(body))
     said = " ".join(body[:ends]).rstrip(".")
     said = re.sub(r" *\(required\)|^Error parsing config: ", "", said)
+    said = re.sub(r"invalid literal for int\(\) with base 10: ('.*')", r"\1 is not a whole number", said)
+    said = re.sub(r"could not convert string to float: ('.*')", r"\1 is not a number", said)
     wanted, allowed = "", []
     if unknown := re.search(r"Unrecognized options: (--?[\w-]+)", said):
         wanted, allowed = unknown[1], re.findall(r"^--[\w-]+", "\n".join(body[ends:]), re.MULTILINE)

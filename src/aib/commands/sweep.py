@@ -125,9 +125,7 @@ def _check_cells(runs: Sequence[SweepRun]) -> None:
         for other in runs[:i]:
             one, two = (" ".join(f"{key}={value}" for key, value in each.values.items()) for each in (other, run))
             if same_run(run.config, other.config):
-                raise ValueError(
-                    f"--vary gives {one} twice" if one == two else f"--vary gives {one} and {two}, which are the same run"
-                )
+                raise ValueError(f"--vary gives {one} twice" + (f", the second time as {two}" if one != two else ""))
             if run.path == other.path:
                 raise ValueError(f"{one} and {two} would share the folder {run.path.parent}; give their files different names")
 

@@ -56,11 +56,16 @@ def run(arguments: Sequence[str]) -> None:
 
     from aib.train.loop import train
     from aib.train.processes import read_world
+    from aib.train.unused import unused_options
 
-    folder = train(options.config, resume=Path(options.resume) if options.resume else None)
     first = read_world(os.environ).rank == 0  # of several processes one speaks
     # a folder's name may hold what rich takes for markup
-    Console(markup=False, quiet=folder.config.run.quiet or not first, soft_wrap=True, highlight=False).print(
+    console = Console(markup=False, quiet=options.config.run.quiet or not first, soft_wrap=True, highlight=False)
+    for line in unused_options(options.config, _typed(arguments)):
+        console.print(line)
+    folder = train(options.config, resume=Path(options.resume) if options.resume else None)
+    console.quiet = console.quiet or folder.config.run.quiet
+    console.print(
         f"saved in {folder.path}\nnext: aib eval {folder.path}   aib explain {folder.path} IMAGE   aib report {folder.path}"
     )
 
@@ -81,6 +86,11 @@ def _offline_if_unreachable(seconds: float = 5.0) -> None:
         socket.create_connection((host.hostname or "", host.port or 443), seconds).close()
     except OSError:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _typed(arguments: Sequence[str]) -> list[str]:
+    """Names of the options in ``arguments``, as the configuration's fields have them."""
+    return [word[2:].partition("=")[0].replace("-", "_").removeprefix("no_") for word in arguments if word.startswith("--")]
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:

@@ -133,15 +133,27 @@ def _shown(key: Any) -> str:
 
 def _load(path: Path) -> Any:
     if not path.is_file():
+        if (path / "config.toml").is_file():
+            raise ValueError(f"{path} is already a run of aib; go on with aib eval {path}")
         raise ValueError(f"{path} is a folder, not a checkpoint" if path.is_dir() else f"no checkpoint at {path}")
     try:
         with path.open("rb") as file:
-            zipped = file.read(2) == b"PK"
+            start = file.read(512)
+        zipped = start.startswith(b"PK")
         whole = not zipped or zipfile.is_zipfile(path)
+        arrays = []
+        if zipped and whole:
+            with zipfile.ZipFile(path) as archive:
+                arrays = [name for name in archive.namelist() if name.endswith(".npy")]
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    except zipfile.BadZipFile:  # of an archive that says that it has several disks
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # of an archive that says that it has several disks, and worse
         whole = False
+    if whole and arrays:
+        shown = ", ".join(map(_shown, arrays[:3]))
+        raise ValueError(f"{path} holds arrays ({shown}), not a checkpoint; expected what torch.save wrote")
+    if not zipped and _is_text(start):
+        raise ValueError(f"{path} is a text file, not a checkpoint; expected what torch.save wrote, a .tar or .pth file")
     if not whole:
         raise ValueError(f"{path} is cut or damaged; copy or fetch it again")
     try:
@@ -155,8 +167,13 @@ def _load(path: Path) -> Any:
                 "numbers, texts, containers of them and argparse.Namespace: save the state dict alone with torch.save"
             ) from None
         raise ValueError(
-            f"{path} is no checkpoint that torch.save wrote, or it is cut or damaged ({type(error).__name__})"
+            f"{path} is no checkpoint that torch.save wrote, or it is cut or damaged; fetch or copy it again"
         ) from None
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether the first bytes of a file are those of a text: no control characters but for spaces and ends of lines."""
+    return bool(start) and all(byte >= 32 or byte in b"\t\n\r" for byte in start)
 
 
 def convert_checkpoint(

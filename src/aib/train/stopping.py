@@ -73,8 +73,7 @@ def stop_signals() -> list[signal.Signals]:
 def end_with_starter() -> None:
     """Get SIGTERM when the process that started this one, and holds the other end of its standard input, is gone.
 
-    However that one ends: the system closes its end of the pipe. What is in training saves itself (`StopRequest`), anything else
-    ends.
+    However that one ends, the system closes its end of the pipe. What is in training saves itself (`StopRequest`), the rest ends.
     """
     os.environ.pop(TIED, None)  # not those that this one starts
     source = sys.stdin.fileno()
