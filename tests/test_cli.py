@@ -94,7 +94,8 @@ def test_no_verb_a_wrong_verb_and_the_version(capsys: Capture) -> None:
     [
         (["train", "--epochz", "3"], ["unrecognized options: --epochz", "(did you mean --epochs?)"]),
         (["train", "--schedule", "cosin"], ["invalid choice 'cosin'", "(did you mean cosine?)"]),
-        (["train", "--epochs", "three"], ["--epochs", "three"]),
+        (["train", "--epochs", "three"], ["parsing --epochs: 'three' is not a whole number"]),
+        (["train", "--lr", "fast"], ["parsing --lr: 'fast' is not a number"]),
         (["train", "--epochs", "0"], ["epochs is 0"]),
         (["train", "--optimizer", "adam"], ["adam", "sgd", "adamw"]),
         (["eval"], ["missing", "Run folder"]),
@@ -123,6 +124,9 @@ def test_mistakes_in_the_data_are_one_line(capsys: Capture, tmp_path: Path) -> N
     out = ("--out", tmp_path / "run", *SHORT)
     assert "no path 'nowhere'" in refused(capsys, "train", "--data", "nowhere", *out)
     assert "did you mean 'cifar10'" in refused(capsys, "train", "--data", "cifar1O", *out)
+    file = tmp_path / "mine.toml"
+    file.write_text("")
+    assert f"root is {file}, a file" in refused(capsys, "train", "--data", "cifar10", "--root", file, *out)
     one = write_folder(tmp_path / "one")
     for name in ("green", "blue"):
         for file in (one / name).iterdir():
@@ -183,7 +187,9 @@ def test_mistakes_in_model_recipe_device_and_folder_are_one_line(
 
 def test_mistakes_in_resuming_are_one_line(capsys: Capture, run: RunFolder, tmp_path: Path) -> None:
     assert "is not a run folder" in refused(capsys, "train", "--resume", tmp_path)
-    assert "with it go only --device" in refused(capsys, "train", "--resume", run.path, "--epochs", "9")
+    assert "with it go only --device, --devices, --checkpoint-minutes, --quiet, --root, --download" in refused(
+        capsys, "train", "--resume", run.path, "--epochs", "9"
+    )
     assert "has finished its 2 epochs; there is nothing to resume" in refused(capsys, "train", "--resume", run.path)
 
 

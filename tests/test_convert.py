@@ -199,8 +199,10 @@ def write_bad(kind: str, path: Path) -> None:
         path.write_text("state_dict")
     elif kind == "empty":
         path.touch()
-    elif kind == "folder":
+    elif kind in ("folder", "run"):
         path.mkdir()
+        if kind == "run":
+            (path / "config.toml").touch()
     elif kind == "npz":
         with path.open("wb") as file:
             np.savez(file, a=np.zeros(3))
@@ -221,6 +223,7 @@ def write_bad(kind: str, path: Path) -> None:
     [
         ("absent", ["no checkpoint at"]),
         ("folder", ["is a folder"]),
+        ("run", ["is already a run of aib; go on with aib eval"]),
         ("empty", ["no checkpoint that torch.save wrote"]),
         ("text", ["is a text file, not a checkpoint"]),
         ("npz", [".npy), not a checkpoint; expected what torch.save wrote"]),

@@ -132,6 +132,13 @@ def test_nothing_there_says_where_it_looked_and_how_to_get_it(tmp_path: Path) ->
     assert "\n" not in str(info.value)
 
 
+def test_the_archives_of_2010_are_told(tmp_path: Path) -> None:
+    for name in cub.ARCHIVES_OF_2010:
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"are the archives of CUB-200-2010; CUB-200-2011 is needed: fetch it with --download"):
+        open_cub(tmp_path)
+
+
 @pytest.mark.parametrize("where", ["CUB_200_2011", "CUB_200_2010", "."])
 @pytest.mark.parametrize("layout", [("images", "annotations-mat", "lists", "attributes"), ("images", "lists")])
 def test_the_edition_of_2010_is_told(where: str, layout: tuple[str, ...], tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_maps_of_original_and_edited_images(
     out = tmp_path / "three.png"
     assert main(["figure", "3", str(runs[0].path), str(runs[1].path), "--window", "3", "--out", str(out), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"3-pixel window of a random colour, drawn by seed 0 from the \d+ % whose prediction stays", said)
+    assert re.search(r"a window of 3 pixels in a random colour, drawn by seed 0 from the \d+ % whose prediction stays", said)
     with Image.open(out) as picture:
         assert picture.width > 800
 

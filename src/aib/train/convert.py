@@ -22,6 +22,7 @@ from aib.models.reference import ReferenceNetwork, convert_reference, identify_r
 from aib.train.checks import check_apart
 from aib.train.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from aib.train.macs import count_macs
+from aib.train.origin import keep_origin
 from aib.train.run_folder import RunFolder
 from aib.train.weights import save_weights
 
@@ -246,6 +247,7 @@ def convert_checkpoint(
         },
     }  # fmt: skip
     folder.create(_published_config(network, data, root, out))
+    keep_origin(folder, None)
     save_weights(folder, model, card)
     return folder
 
