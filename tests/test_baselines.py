@@ -36,6 +36,8 @@ def test_the_map_is_in_the_unit_interval_and_is_what_the_explainer_gives(
     assert details.map is not None
     assert details.map.shape == (3, 1, *BASELINES[name])
     assert 0 <= details.map.min() <= details.map.max() <= 1
+    greatest = details.map.amax((1, 2, 3))
+    assert bool((greatest == 1).all()) is model.relative_map
     assert torch.equal(AttentionMap(model).attribute(images), details.map)
     assert torch.equal(model(images), details.logits)
     assert details.logits.shape == (3, 10)

@@ -262,6 +262,7 @@ def test_explain_leaves_the_models_own_map_and_prediction(capsys: Capture, photo
         assert record["rate_bits"] == pytest.approx(float(details.rate[0]) / np.log(2), rel=1e-4)
         assert record["map"]["anchors"] == pytest.approx(trained.model.quantizer.anchors.tolist())  # type: ignore[union-attr]
         assert (record["map"]["least"], record["map"]["greatest"]) == pytest.approx((raw.min(), raw.max()))
+        assert record["map"]["relative"] is False
         assert f"{file}  {record['prediction']}" in said
         with Image.open(out / f"{stem}.png") as overlay:
             assert overlay.format == "PNG"

@@ -115,6 +115,7 @@ def test_rate_anchors_and_ablation(result: dict[str, Any], by_hand: dict[str, An
     assert anchors["perplexity"] == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
     assert anchors["smallest_gap"] == pytest.approx(np.diff(np.sort(anchors["values"])).min(), rel=1e-5)
     assert set(np.unique(by_hand["maps"])) <= set(np.float32(anchors["values"]))
+    assert result["map_relative"] is False
     assert result["map_ablation"]["original"] == result["error"]
     assert result["map_mean"] == pytest.approx(by_hand["maps"].mean(), rel=1e-4)
     last = load_run(trained[0].path, weights="last").model

@@ -19,7 +19,7 @@ from aib.report.figures import ablation_bars, anchor_bars, colour_bar, curves, i
 from aib.report.gallery import outline_path
 from aib.report.overlay import ALPHA, GAP, MARGIN, PANEL, blend, cell_index
 from aib.report.style import colour_map, compact, percent, thin_labels
-from aib.report.svg import element, nice_ticks
+from aib.report.svg import Axis, element, nice_ticks
 
 # --- overlay ------------------------------------------------------------------------------------------------------------------
 
@@ -90,6 +90,16 @@ def test_overlays_of_any_size(tmp_path: Path, shape: tuple[int, int]) -> None:
         assert max(opened.size) < 1400
 
 
+def test_the_bar_says_what_the_values_are() -> None:
+    image, map = np.zeros((32, 32, 3), np.uint8), np.full((8, 8), 0.5, np.float32)
+    scores, shares = overlay_figure(image, map), overlay_figure(image, map, relative=True)
+    first, second = (np.asarray(Image.open(io.BytesIO(png))) for png in (scores, shares))
+    assert first.shape == second.shape
+    differing = (first != second).any(-1).nonzero()[0]
+    assert len(differing)
+    assert differing.min() > first.shape[0] - 58  # the word below the bar, and nothing else
+
+
 def test_bad_overlays_are_refused() -> None:
     image, map = np.zeros((8, 8, 3), np.uint8), np.zeros((2, 2), np.float32)
     with pytest.raises(ValueError, match="expected \\(H, W, 3\\) uint8"):
@@ -144,6 +154,52 @@ def test_loss_curve_points_lie_where_they_should() -> None:
     zero = 200 - 42
     assert x2 > x1
     assert (zero - y1) / (zero - y2) == pytest.approx(2.0, rel=0.01)
+
+
+def places(svg: str) -> list[tuple[str, float, float, float]]:
+    """Texts with their left and right end and base line; letters as wide as DejaVu Sans draws most of them."""
+    found = []
+    for node in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"):
+        text, x, y = node.text or "", float(node.get("x", "")), float(node.get("y", ""))
+        wide = 0.6 * float(node.get("font-size", "")) * len(text)
+        left = x - wide * {"end": 1.0, "middle": 0.5}.get(node.get("text-anchor", ""), 0.0)
+        found.append((text, left, left + wide, y))
+    return found
+
+
+@pytest.mark.parametrize("top", [6.8e-5, 2.8e-4, 0.004, 1.0, 480.0, 123_456.0])
+def test_no_tick_of_a_training_curve_leaves_the_figure(top: float) -> None:
+    svg = curves("commitment loss", {"train": [(1, top), (2, top / 2), (3, 0.4 * top)]})
+    assert min(left for _, left, _, _ in places(svg)) >= 0
+    ticks = [text for text, _, right, _ in places(svg) if right < 50]
+    assert len(ticks) >= 3
+    assert len({*ticks}) == len(ticks)
+
+
+@given(low=st.floats(0, 1e6), power=st.integers(-7, 6), share=st.floats(0.01, 1))
+@settings(max_examples=80, deadline=None)
+def test_no_two_ticks_are_written_alike(low: float, power: int, share: float) -> None:
+    start = 0.0 if power < -3 else low
+    texts = [text for _, text in Axis(start, start + share * 10.0**power, 0, 1).ticks()]
+    assert len({*texts}) == len(texts)
+
+
+def test_an_axis_of_shares_ends_at_one_hundred_per_cent() -> None:
+    for values in ([(1, 0.9), (2, 0.005)], [(1, 1.0), (2, 0.9)]):
+        texts = svg_text(curves("error", {"train": values}, share=True))
+        assert "100\u00a0%" in texts
+        assert not [text for text in texts if text.endswith("%") and float(text[:-2]) > 100]
+
+
+def test_the_scale_of_epochs_covers_no_point_of_the_plane() -> None:
+    points = [(epoch, 480.0 - 30 * epoch, 3.3 - 0.25 * epoch) for epoch in range(1, 13)]
+    svg = information_plane(points, 3.32)
+    root = ElementTree.fromstring(svg)
+    dots = [float(node.get("cy", "")) - 4.5 for node in root.iter("{http://www.w3.org/2000/svg}circle")]
+    bars = [float(node.get("y", "")) + 7 for node in root.iter("{http://www.w3.org/2000/svg}rect")]
+    assert max(bars) < min(dots)
+    first, name = (next(p for p in places(svg) if p[0].startswith(word)) for word in ("epoch 1", "bits about"))
+    assert name[2] <= first[1] + 1
 
 
 def test_confusion_is_readable_at_ten_and_at_a_hundred() -> None:

@@ -166,6 +166,39 @@ def test_a_map_below_a_control_is_called_so(tmp_path: Path) -> None:
     assert "reaches 95.0 %. It does worse than that." in text
 
 
+@pytest.mark.parametrize("relative", [False, True, None])
+def test_the_page_says_what_the_values_of_a_map_are(relative: bool | None, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    evaluation = json.loads((run / "eval" / "test.json").read_text())
+    _json(run / "eval" / "test.json", {**evaluation, **({} if relative is None else {"map_relative": relative})})
+    text = page_of(build_report([run], tmp_path / "report.html")).text
+    assert ("divided by its own greatest value, image by image" in text) == (relative is True)
+    assert ("the scores that the network attends with" in text) == (relative is False)
+    assert "nothing is stretched" not in text
+
+
+def test_explainers_scales_are_spoken_of_where_there_are_any(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "Post-hoc maps" in page_of(build_report([run], tmp_path / "report.html")).text
+    file = run / "eval" / "test-gallery.json"
+    _json(file, [{key: value for key, value in item.items() if key != "others"} for item in json.loads(file.read_text())])
+    assert "Post-hoc maps" not in page_of(build_report([run], tmp_path / "report.html")).text
+
+
+def test_images_without_a_mask_are_not_counted_as_measured(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    n = json.loads((run / "eval" / "test.json").read_text())["localization"]["n"]
+    text = page_of(build_report([run], tmp_path / "report.html")).text
+    assert f"Measured on {n - 3:,} images; 3 images with an empty mask are left out." in text
+
+
+def test_only_long_tables_scroll_up_and_down(tmp_path: Path) -> None:
+    ten = build_report([make_run(tmp_path / "ten")], tmp_path / "ten.html").read_text()
+    many = build_report([make_run(tmp_path / "many", names=[f"class {i}" for i in range(40)])], tmp_path / "many.html").read_text()
+    assert ten.count('class="scroll long"') == 0
+    assert many.count('class="scroll long"') == 1  # that of the classes
+
+
 def test_several_runs_and_a_comparison(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "a" / "run"), make_run(tmp_path / "b" / "run", "plain", seed=1)]
     comparison = {

@@ -54,6 +54,7 @@ def run(arguments: Sequence[str]) -> None:
         raise ValueError(f"{options.run} has no attention ({trained.card['name']} is a plain classifier): there is no map to show")
     quantizer = getattr(trained.model, "quantizer", None)
     anchors = quantizer.anchors.tolist() if quantizer is not None else None
+    relative = trained.model.relative_map
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False)
     skipped = []
@@ -82,11 +83,11 @@ def run(arguments: Sequence[str]) -> None:
             "probabilities": dict(zip(trained.class_names, probabilities.tolist())),
             "rate_bits": nats_to_bits(float(details.rate[0])) if details.rate is not None else None,
             "map": {"file": f"{stem}.npy", "height": raw.shape[0], "width": raw.shape[1], "least": float(raw.min()),
-                    "greatest": float(raw.max()), "anchors": anchors},
+                    "greatest": float(raw.max()), "relative": relative, "anchors": anchors},
         }  # fmt: skip
         with naming(options.out / stem):
             np.save(options.out / f"{stem}.npy", raw)
-            save_overlay(options.out / f"{stem}.png", shown, raw, name, confidence, anchors, scale=options.scale)
+            save_overlay(options.out / f"{stem}.png", shown, raw, name, confidence, anchors, scale=options.scale, relative=relative)
             (options.out / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         console.print(f"{file}  {name}  {100 * confidence:.1f} %", markup=False)
     if skipped:

@@ -38,6 +38,7 @@ class CompatibilityClassifier(Classifier):
 
     has_map = True
     gated = True
+    relative_map = True
 
     def __init__(self, blocks: Sequence[nn.Module], levels: int, channels: tuple[int, int], num_classes: int) -> None:
         super().__init__()

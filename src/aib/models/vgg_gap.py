@@ -29,6 +29,7 @@ class GapClassifier(Classifier):
     """
 
     has_map = True
+    relative_map = True
 
     def __init__(self, convolutions: nn.Module, width: int, num_classes: int) -> None:
         super().__init__()

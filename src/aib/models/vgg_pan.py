@@ -38,6 +38,7 @@ class ProgressiveClassifier(Classifier):
 
     has_map = True
     gated = True
+    relative_map = True
 
     def __init__(self, stages: Sequence[nn.Module], widths: Sequence[int], hidden: int, num_classes: int) -> None:
         super().__init__()

@@ -33,9 +33,11 @@ def curves(name: str, series: Mapping[str, Points], *, unit: str = "", share: bo
     positive = [value for value in values if value > 0]
     log = min(values) > 0 and max(values) / min(values) > 100
     top = max(values) * (1.5 if log else 1.06)
+    top = min(top, 100.0) if share else top
     low = min(positive) / 1.5 if log else min(0.0, 1.06 * min(values))
     if log:  # whole powers of ten, so that there is a tick to read at each end
         low, top = 10.0 ** math.floor(math.log10(low * 1.2)), 10.0 ** math.ceil(math.log10(top / 1.2))
+        top = min(top, 100.0) if share else top
     first, last = min(epochs), max(epochs)
     chart = Chart(
         f"{name} over {len({*epochs})} epochs: "
@@ -102,9 +104,9 @@ def information_plane(points: Sequence[tuple[int, float, float]], label_entropy_
         chart.dot(rate, max(y, chart.y.low), colour, radius=4.5, title=title, stroke="#fff", stroke_width=0.8)
     if len(placed) > 1:
         for step in range(24):
-            chart.bar(chart.right - 96 + 4 * step, chart.bottom - 28, 4.2, 7, _epoch_colour(1 + (last - 1) * step / 23, last))
-        chart.text(chart.right - 102, chart.bottom - 21, "epoch 1", anchor="end", size=11)
-        chart.text(chart.right, chart.bottom - 34, str(last), anchor="end", size=11)
+            chart.bar(chart.right - 72 + 1.95 * step, 7, 2.15, 7, _epoch_colour(1 + (last - 1) * step / 23, last))
+        chart.text(chart.right - 77, 14, "epoch 1", anchor="end", size=11)
+        chart.text(chart.right, 14, str(last), anchor="end", size=11)
     return chart.svg()
 
 
@@ -198,6 +200,7 @@ ABLATIONS = {
     "mean": "its mean everywhere",
     "shuffled_positions": "its positions shuffled",
     "shuffled_images": "another image's map",
+    "constant": "one value for all maps",
 }
 
 

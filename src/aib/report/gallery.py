@@ -1,7 +1,7 @@
-"""The pictures of a run: every image beside its map over it, the ground truth outlined, other explainers' maps on the same scale.
+"""The pictures of a run: every image beside its map over it, the ground truth outlined, other explainers' maps beside it.
 
 The page lays the layers on each other: the image in grey, and on it the map as one pixel a cell, coloured on the fixed scale and
-stretched without smoothing. The reader can fade the map; nothing is rescaled per image.
+stretched without smoothing. The reader can fade the map. A model's map is not rescaled; those of explainers are, each by itself.
 """
 
 from __future__ import annotations

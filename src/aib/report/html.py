@@ -21,6 +21,14 @@ from aib.report.style import COLOUR_MAP
 
 __all__ = ["build_report"]
 
+MAP_VALUES = {
+    None: "",  # an evaluation by an older version does not say
+    False: "Its values are the scores that the network attends with, so they compare between images.",
+    True: "This model’s map is divided by its own greatest value, image by image: the brightest place is 1 in every image, so "
+    "compare where maps are bright, not how bright.",
+}
+"""What the values of a model's map are, by ``"map_relative"`` of the evaluation."""
+
 
 @dataclass(frozen=True)
 class RunPage:
@@ -33,6 +41,8 @@ class RunPage:
         command: what to type when there is no evaluation yet, else None.
         numbers, groups, sections: in the order of the page.
         colour_bar: SVG of the maps' scale, None without maps.
+        map_values: a sentence on what the values of the model's map are.
+        explained: whether the pictures have maps of explainers, too.
     """
 
     key: str
@@ -43,6 +53,8 @@ class RunPage:
     groups: Sequence[Group]
     sections: Sequence[Section]
     colour_bar: str | None
+    map_values: str
+    explained: bool
 
 
 def build_report(
@@ -101,7 +113,9 @@ def _page(index: int, label: str, record: RunRecord) -> RunPage:
         described += f", trained on {record.model['data']}"
     if record.evaluation is not None:
         described += f", evaluated on {record.evaluation['n']:,} {'validation' if record.split == 'val' else record.split} images"
-    return RunPage(f"run{index}", label, described, command, headline(record), groups, run_sections(record), bar)
+    values = MAP_VALUES[(record.evaluation or {}).get("map_relative")]
+    explained = any(item.others for item in record.gallery)
+    return RunPage(f"run{index}", label, described, command, headline(record), groups, run_sections(record), bar, values, explained)
 
 
 def _comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:

@@ -342,7 +342,10 @@ def _mask_table(record: RunRecord, scores: ScoreRecord) -> Table | None:
             named = [f" {source_label(one['control'])}" if one.get("control") else "" for one in best]
             cells = [POINTS.estimate(one.get("difference")) + control for one, control in zip(best, named)]
             rows.append([f"{source_label(name)}, points above the best control", *cells])
-    note = f"On {found['n']:,} images, all sources the same ones: explainers beside controls. Compare within this table."
+    excluded = found.get("excluded", 0)
+    left_out = f"; {excluded:,} images with an empty mask are left out" if excluded else ""
+    note = f"On {found['n'] - excluded:,} images, all sources the same ones{left_out}: explainers beside controls. "
+    note += "Compare within this table."
     return Table("Where the maps lie", ["map", *MEASURES.values()], rows, note)
 
 

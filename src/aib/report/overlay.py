@@ -75,6 +75,7 @@ def overlay_figure(
     anchors: Sequence[float] | None = None,
     title: str | None = None,
     scale: Scale = "fixed",
+    relative: bool = False,
 ) -> bytes:
     """A PNG of the image, the map over the image, and a colour bar.
 
@@ -85,6 +86,7 @@ def overlay_figure(
         anchors: anchor values of the model; those that occur in the map are marked on the bar, at most 8 of them labelled.
         title: a line above the pictures.
         scale: ``"fixed"``, or ``"image"`` to run from this map's least to its greatest value, which is then written on the bar.
+        relative: whether the values are shares of the map's own greatest value and not scores; the bar says so.
 
     Raises:
         ValueError: as `blend`, or ``scale`` is unknown.
@@ -103,7 +105,11 @@ def overlay_figure(
     bar_height = max(height, 150)
     note = f"this map: {low:.2f} to {high:.2f}"
     body_font, title_font = _font(15), _font(18)
-    canvas_width = max(2 * MARGIN + 2 * width + 2 * GAP + BAR + 70, 2 * MARGIN + round(body_font.getlength(note)) + 230)
+    present = _present(map, anchors)
+    unit = ("share of its greatest" if relative else "attention score") if present is None else "anchor value"
+    unit += ", own range" if scale == "image" else ""
+    below = round(body_font.getlength(note) + body_font.getlength(unit)) + 2 * GAP
+    canvas_width = max(2 * MARGIN + 2 * width + 2 * GAP + BAR + 70, 2 * MARGIN + below)
     if title:
         title = _fit(title, title_font, canvas_width - 2 * MARGIN)
     canvas = Image.new("RGB", (canvas_width, top + bar_height + 58), PAPER)
@@ -112,8 +118,6 @@ def overlay_figure(
         draw.text((MARGIN, MARGIN - 6), title, fill=INK, font=title_font)
     canvas.paste(Image.fromarray(shown), (MARGIN, top))
     canvas.paste(Image.fromarray(blend(shown, map, vmin=vmin, vmax=vmax)), (MARGIN + width + GAP, top))
-    present = _present(map, anchors)
-    unit = ("attention" if present is None else "anchor value") + (", own range" if scale == "image" else "")
     _draw_bar(canvas, draw, (MARGIN + 2 * width + 2 * GAP, top), bar_height, (vmin, vmax), present, unit, body_font)
     draw.text((MARGIN, top + bar_height + 16), note, fill=SOFT, font=body_font)
     buffer = io.BytesIO()
@@ -130,18 +134,21 @@ def save_overlay(
     anchors: Sequence[float] | None = None,
     *,
     scale: Scale = "fixed",
+    relative: bool = False,
 ) -> Path:
     """Write `overlay_figure` with the prediction above it to ``path`` and return the path.
 
     Args:
         prediction: name of the predicted class.
         confidence: its probability, in [0, 1].
+        relative: as in `overlay_figure`.
 
     Raises:
         ValueError: as `overlay_figure`.
         OSError: ``path`` cannot be written.
     """
-    figure = overlay_figure(image, map, anchors=anchors, title=f"{prediction}  ·  {percent(confidence)}", scale=scale)
+    title = f"{prediction}  ·  {percent(confidence)}"
+    figure = overlay_figure(image, map, anchors=anchors, title=title, scale=scale, relative=relative)
     path = Path(path)
     path.write_bytes(figure)
     return path
@@ -202,7 +209,7 @@ def _draw_bar(
         draw.line((right + 1, y, right + (8 if tick in labelled else 4), y), fill=INK if tick in labelled else SOFT)
         if tick in labelled:
             draw.text((right + 13, y), f"{tick:.2f}", fill=INK, font=font, anchor="lm")
-    draw.text((right + 50, top + height + 16), unit, fill=SOFT, font=font, anchor="ra")
+    draw.text((canvas.width - MARGIN, top + height + 16), unit, fill=SOFT, font=font, anchor="ra")
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

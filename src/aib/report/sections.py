@@ -76,8 +76,8 @@ def _localisation(record: RunRecord) -> Section | None:
         if rows:
             drawn.append(Figure(figures.interval_bars(title, rows), MEANINGS[measure]))
     excluded = found.get("excluded", 0)
-    note = f" {excluded} images with an empty mask are left out." if excluded else ""
-    lead = _localisation_lead(maps, own or next(iter(explainers), None)) + f" Measured on {found['n']:,} images.{note}"
+    note = f"; {excluded:,} images with an empty mask are left out" if excluded else ""
+    lead = _localisation_lead(maps, own or next(iter(explainers), None)) + f" Measured on {found['n'] - excluded:,} images{note}."
     return Section("localisation", "Does it look at the right thing?", lead, drawn)
 
 

@@ -45,11 +45,19 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def tick_text(value: float, step: float) -> str:
-    """``value`` with as many decimals as ticks ``step`` apart need."""
-    if value and (abs(value) >= 1e5 or abs(step) < 1e-4):
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    decimals = max(0, -math.floor(math.log10(abs(step)) + 1e-9)) if step else 0
+    """``value`` with as many decimals as ticks ``step`` apart need, so that no two are written alike."""
+    if value and (abs(value) >= 1e5 or 0 < abs(step) < 9.99e-4):
+        digits = max(0, _power(value) - _power(step)) if step else 0
+        return f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e")
+    if not value:
+        return "0"
+    decimals = max(0, -_power(step)) if step else 0
     return f"{value:.{decimals}f}"
+
+
+def _power(value: float) -> int:
+    """Of ten, of the first digit; rounded a little, since steps are sums of floats."""
+    return math.floor(math.log10(abs(value)) + 1e-9)
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _labels_used(labels: Labels, own: list[str], bundle: DataBundle, split: str)
 
 def _attention_numbers(run: LoadedRun, found: Predictions, split: Split, device: str, seed: int) -> dict[str, Any]:
     """Rate, anchors and what the error becomes without the map."""
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, Any] = {"map_relative": run.model.relative_map} if run.model.has_map else {}
     if found.map_mean is not None:
         numbers |= {"map_mean": found.map_mean, "map_std": found.map_std}
     if found.rate is not None:
