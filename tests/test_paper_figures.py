@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from aib.cli import main
-from aib.paper.figures import figure4
+from aib.paper.figures import figure3, figure4
+from aib.report.style import COLOUR_MAP
 from aib.train.loop import train
+from aib.train.run_data import open_run_data
 from aib.train.run_folder import RunFolder
+from aib.train.weights import load_run
 from tiny import tiny_config, write_npz
 
 
@@ -32,7 +42,9 @@ def test_maps_of_original_and_edited_images(
     out = tmp_path / "three.png"
     assert main(["figure", "3", str(runs[0].path), str(runs[1].path), "--window", "3", "--out", str(out), "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"a window of 3 pixels in a random colour, drawn by seed 0 from the \d+ % whose prediction stays", said)
+    assert re.search(
+        r"window of 3 by 3 pixels in a random colour, drawn by seed 0 from the \d+ % of 40 test images whose prediction stays", said
+    )
     with Image.open(out) as picture:
         assert picture.width > 800
 
@@ -43,6 +55,71 @@ def test_what_anchors_get_right(runs: tuple[RunFolder, ...], tmp_path: Path, cap
     said = capsys.readouterr().out
     assert re.search(r"Of 40 images, [1-9]\d* are wrong in vgg_xs_aib and right in vgg_xs_aib_qt, and \d+ the other way", said)
     assert out.read_bytes().startswith(b"%PDF")
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures in the place of files, with everything in its place."""
+    drawn: list[Figure] = []
+
+    def keep(figure: Figure, *arguments: object, **options: object) -> None:
+        figure.draw_without_rendering()
+        drawn.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return drawn
+
+
+def legible(figure: Figure) -> list[str]:
+    """The texts of a figure, which lie in it and do not cover each other."""
+    written = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [text.get_window_extent() for text in written]
+    for text, box in zip(written, boxes):
+        assert min(box.x0, box.y0) >= -1, text
+        assert box.x1 <= figure.bbox.x1 + 1, text
+        assert box.y1 <= figure.bbox.y1 + 1, text
+    for (text, first), (other, second) in itertools.combinations(zip(written, boxes), 2):
+        across, upright = min(first.x1, second.x1) - max(first.x0, second.x0), min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert min(across, upright) < 2, (text, other)
+    return [text.get_text() for text in written]
+
+
+def test_the_figure_shows_cells_as_they_are_and_says_what_it_shows(
+    runs: tuple[RunFolder, ...], kept: list[Figure], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(runs[1].path), str(runs[0].path)]  # with anchors first
+    assert main(["figure", "5", *paths, "--rows", "2", "--out", str(tmp_path / "five.png"), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out.split(": ", 1)[1].strip()
+    texts = legible(kept[0])
+    assert said in [" ".join(text.split()) for text in texts]
+    assert "they do not show that anchors help" in said
+    assert [text for text in texts if text.startswith("vgg_xs")] == ["vgg_xs_aib\nscores", "vgg_xs_aib_qt\nscores"]
+    assert sum(text.startswith("true: ") for text in texts) == sum(text.startswith("✗") for text in texts) == 2
+    assert sum(text.startswith("✓") for text in texts) == 2
+    shown = [image for axis in kept[0].axes for image in axis.images if image.get_cmap().name == COLOUR_MAP]
+    assert {image.get_interpolation() for image in shown} == {"nearest"}
+    anchors = load_run(runs[1].path).model.quantizer.anchors.detach()
+    values = torch.tensor(np.asarray(shown[1].get_array()))
+    assert values.shape[0] < 16  # the map's own cells, and every one has the value of an anchor
+    assert (values.flatten()[:, None] - anchors).abs().min(1).values.max() < 1e-6
+
+
+@pytest.mark.parametrize(("pair", "have"), [((0, 0), "neither has"), ((1, 1), "both have")])
+def test_two_runs_of_one_kind_are_refused(
+    pair: tuple[int, int], have: str, runs: tuple[RunFolder, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["figure", "5", *(str(runs[i].path) for i in pair), "--device", "cpu"]) == 2
+    assert f"{have} anchors; figure 5 takes one run of each kind" in capsys.readouterr().err
+
+
+def test_maps_on_scales_of_their_own_are_called_so(runs: tuple[RunFolder, ...], kept: list[Figure], tmp_path: Path) -> None:
+    run = load_run(runs[0].path)
+    other = replace(run, model=deepcopy(run.model))
+    other.model.relative_map = True
+    said = figure3([run, other], open_run_data(run, None), tmp_path / "three.png", size=3)
+    texts = legible(kept[0])
+    assert "divided by their own maximum where the title says so" in said
+    assert {text.split("\n")[-1] for text in texts if text.startswith("vgg_xs")} == {"scores", "÷ own maximum"}
 
 
 def row(options: str, seed: int, error: float) -> dict[str, str]:
@@ -57,7 +134,8 @@ def test_error_over_one_option_at_a_time(tmp_path: Path) -> None:
     recorded = [row("", s, 0.05) for s in (0, 1)] + [row("--beta 0.0", s, 0.06) for s in (0, 1)]
     recorded += [row("--anchors 50", 0, 0.04), row("--anchors 5", 0, 0.07), row("--beta 1.0 --anchors 5", 0, 0.9)]
     said = figure4(recorded, "paper/cifar10/vgg_aib_qt", tmp_path / "four.svg")
-    assert "mean of up to 2 seeds" in said
+    assert "means of 1–2 seeds" in said
+    assert "Points with one seed have no interval" in said
     drawn = (tmp_path / "four.svg").read_text()
     assert drawn.count('<g id="axes_') == 2  # beta and Q; K has one value
     with pytest.raises(ValueError, match="differ in beta, latent_dim, anchors alone; run aib sweep"):

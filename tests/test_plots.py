@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from aib.report.plots import sweep_plot
+from aib.report.plots import at_least, sweep_plot
 
 BETAS = ("0", "0.0001", "0.0003", "0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1", "3", "10")
 
@@ -194,12 +194,33 @@ def test_long_names_are_numbered_and_paths_keep_their_end(plotted: Callable[...,
 def test_one_seed_has_no_bars_and_two_have_long_ones_that_leave_the_points_apart(plotted: Callable[..., Figure]) -> None:
     one = plotted(over_beta(4, seeds=1))
     assert all(not bars(axes) for axes in one.axes)
-    assert one.axes[0].get_title(loc="left") == "one seed"
+    assert one.axes[0].get_title(loc="left") == "one seed: no interval"
     axes = plotted(over_beta(3, seeds=2, spread=0.8)).axes[1]
     low, high = axes.get_xlim()
     rates = axes.lines[0].get_xdata()
     assert low <= min(rates) < max(rates) <= high
     assert max(rates) - min(rates) > 0.1 * (high - low)
+
+
+def test_small_differences_are_not_blown_up_and_large_rates_stay_legible(plotted: Callable[..., Figure]) -> None:
+    close = [("vgg_aib", 0.2152, 1713.94), ("vgg_aib_qt", 0.2177, 1712.14)]
+    figure = plotted([row({"model": model}, error, rate, seeds=1) for model, error, rate in close])
+    left, right = figure.axes
+    for low, high in (left.get_xlim(), right.get_ylim()):
+        assert high - low >= 1.99
+        assert low < 21.52 < 21.77 < high
+    low, high = right.get_xlim()
+    assert high - low > 150
+    boxes = [text.get_window_extent() for text in words(figure) if text in right.get_xticklabels()]
+    assert 2 < len(boxes) < 9
+    assert all(not first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
+    assert left.get_title(loc="left") == "one seed: no interval"
+
+
+@pytest.mark.parametrize(("limits", "low", "high"), [((0.1, 0.2), 0, 2), ((99.9, 100), 98, 100), ((50, 50.5), 49.25, 51.25)])
+def test_an_axis_has_a_least_span_inside_its_bounds(limits: tuple[float, float], low: float, high: float) -> None:
+    assert at_least(limits, 2.0, 0, 100) == pytest.approx((low, high), abs=0.05)
+    assert at_least((10, 20), 2.0, 0, 100) == (10, 20)
 
 
 def test_errors_stay_between_nothing_and_everything(plotted: Callable[..., Figure]) -> None:

@@ -21,7 +21,7 @@ class FigureOptions:
     number: tyro.conf.Positional[Literal[3, 4, 5]]
     """Number of the figure in the paper."""
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders: any number for figure 3; for figure 5 one without and one with anchors."""
+    """Run folders: any number for figure 3; for figure 5 one without and one with anchors, in any order."""
     out: Path | None = None
     """The figure's file, .png, .pdf or .svg; by default figureN.png."""
     data: str | None = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from aib.data.augment import normalize
 from aib.data.bundle import DataBundle
-from aib.functional import resize_maps
 from aib.interpret.edits import colour_window
 from aib.interpret.intervals import mean_interval
 from aib.paper.tables import changes, on_mean_path
@@ -27,15 +27,35 @@ PANELS = {"beta": ("beta", "0.01"), "latent_dim": ("K", "256"), "anchors": ("Q",
 """Options that figure 4 varies: symbol, and the best value the paper reports."""
 
 
+ROWS = 4
+"""Images shown unless asked otherwise."""
+
+RIGHT, WRONG = "#00734f", "#b84a00"
+LETTERS = 17
+"""Of a class name that fit below a picture."""
+
+
 @dataclass(frozen=True)
 class _Seen:
-    """What a run makes of some images: (N, 1, H, W) maps at the images' size and (N,) predicted classes."""
+    """What a run makes of some images: (N, 1, h, w) maps at their own size, (N,) predicted classes and (N,) their probability."""
 
     maps: Tensor
     predicted: Tensor
+    confidence: Tensor
 
 
-def figure3(runs: Sequence[LoadedRun], bundle: DataBundle, path: Path, *, size: int = 8, rows: int = 4, seed: int = 0) -> str:
+@dataclass(frozen=True)
+class _Column:
+    """A column of pictures: (N, channels, H, W) pixels or maps (N, 1, h, w), a line below each, and whether it is right."""
+
+    title: str
+    pixels: Tensor
+    below: Sequence[str]
+    right: Sequence[bool] | None = None
+    is_map: bool = False
+
+
+def figure3(runs: Sequence[LoadedRun], bundle: DataBundle, path: Path, *, size: int = 8, rows: int = ROWS, seed: int = 0) -> str:
     """Maps of images and of the same images with a coloured window, side by side for each run.
 
     Images are drawn by ``seed`` from the test images that every run still predicts as before, as the score counts them.
@@ -64,17 +84,19 @@ def figure3(runs: Sequence[LoadedRun], bundle: DataBundle, path: Path, *, size: 
     if not same.any():
         raise ValueError(f"no prediction of {count} images survives a window of {size} pixels in all runs; choose a smaller one")
     shown = same.nonzero().flatten()[:rows]
-    columns: list[tuple[str, Tensor, bool]] = [("image", images, False)]
-    columns += [(run.card["name"], seen.maps, True) for run, seen in zip(runs, before)]
-    columns += [("edited", edited.clamp(0, 255), False)]
-    columns += [(run.card["name"], seen.maps, True) for run, seen in zip(runs, after)]
-    _grid([(title, pixels[shown], is_map) for title, pixels, is_map in columns], path)
+    names, labels = list(bundle.class_names), batch.labels.cpu()
+    columns = [_pictures("image", images, shown, labels, names)]
+    columns += [_maps(title, run, seen, shown, labels, names) for title, run, seen in zip(_titles(runs), runs, before)]
+    columns += [replace(_pictures("edited", edited.clamp(0, 255), shown, labels, names), below=[""] * len(shown))]
+    columns += [_maps(title, run, seen, shown, labels, names) for title, run, seen in zip(_titles(runs), runs, after)]
     share = 100 * same.float().mean().item()
-    return (
-        f"Maps of {bundle.name} images and of the same images with a window of {size} pixels in a random colour, drawn by seed "
-        f"{seed} from the {share:.0f} % whose prediction stays in every run. That a map stays is no merit by itself: a constant "
-        "one does too."
+    said = (
+        f"Maps of {bundle.name} images and of the same images with a window of {size} by {size} pixels in a random colour, drawn by "
+        f"seed {seed} from the {share:.0f} % of {count} test images whose prediction stays in every run. {_values(runs)} That a map "
+        "stays is no merit by itself: a constant one does too. A few images do not show how often maps stay: aib score counts it."
     )
+    _grid(columns, said, path)
+    return said
 
 
 def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
@@ -91,7 +113,10 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
     Raises:
         ValueError: no option has two values.
     """
+    from matplotlib.ticker import MaxNLocator
+
     from aib.recipes import load_recipe
+    from aib.report.plots import NARROWEST, at_least
 
     config = load_recipe(recipe)
     start = {"beta": config.optim.beta, "latent_dim": config.model.latent_dim, "anchors": config.model.anchors}
@@ -115,8 +140,8 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
             f"no recorded runs of {recipe} differ in {', '.join(PANELS)} alone; "
             f"run aib sweep --recipe {recipe} --vary beta=0,0.001,0.01 --record results/runs.csv"
         )
-    plt = _pyplot()
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2), layout="constrained", squeeze=False)
+    figure = _figure(max(3.4 * len(panels), 5.0), 3.7)
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (name, values), colour in zip(axes[0], panels.items(), SERIES):
         symbol, best = PANELS[name]
         levels = sorted(values)
@@ -126,19 +151,26 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
         axis.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
         axis.set_xlabel(f"{symbol} (best in the paper: {best})")
         axis.set_ylabel("test error (%)")
+        axis.set_ylim(*at_least(axis.get_ylim(), NARROWEST, 0, 100))
+        axis.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
         axis.grid(axis="y", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
+    seeds = {len(errors) for values in panels.values() for errors in values.values()}
+    said = f"Test error of {recipe} with one option changed at a time, "
+    said += f"means of {_range(seeds)} seeds with 95 % t intervals over seeds." if max(seeds) > 1 else "one seed: no interval."
+    said += " Points with one seed have no interval." if min(seeds) == 1 < max(seeds) else ""
+    said += " The steps between an option's values are not to scale. It does not show how options work together."
+    _write_below(figure, said)
     _save(figure, path)
-    seeds = max(len(errors) for values in panels.values() for errors in values.values())
-    return f"Test error of {recipe} with one option changed, mean of up to {seeds} seeds with 95 % t intervals."
+    return said
 
 
-def figure5(plain: LoadedRun, quantized: LoadedRun, bundle: DataBundle, path: Path, *, rows: int = 6, seed: int = 0) -> str:
+def figure5(plain: LoadedRun, quantized: LoadedRun, bundle: DataBundle, path: Path, *, rows: int = ROWS, seed: int = 0) -> str:
     """Images that the first run gets wrong and the second right, with both maps.
 
     Args:
         plain: the run with continuous attention.
-        quantized: the run with anchors.
+        quantized: the run with anchors; the two may also be given the other way round.
         bundle: the images.
         path: of the figure.
         rows: images shown, drawn by ``seed``.
@@ -148,8 +180,14 @@ def figure5(plain: LoadedRun, quantized: LoadedRun, bundle: DataBundle, path: Pa
         A sentence for under the figure, with the count of the opposite case.
 
     Raises:
-        ValueError: a run has no map, or there is no such image.
+        ValueError: a run has no map, not one of the two has anchors, or there is no such image.
     """
+    with_anchors = [getattr(run.model, "quantizer", None) is not None for run in (plain, quantized)]
+    if with_anchors[0] == with_anchors[1]:
+        have = "both have" if with_anchors[0] else "neither has"
+        raise ValueError(f"of {plain.folder.path} and {quantized.folder.path} {have} anchors; figure 5 takes one run of each kind")
+    if with_anchors[0]:
+        plain, quantized = quantized, plain
     order = torch.randperm(len(bundle.test), generator=torch.Generator().manual_seed(seed))[:2000]
     (batch,) = bundle.test.batches([order])
     images, labels = batch.images.cpu(), batch.labels.cpu()
@@ -161,67 +199,120 @@ def figure5(plain: LoadedRun, quantized: LoadedRun, bundle: DataBundle, path: Pa
     if not gained.any():
         raise ValueError(f"{quantized.folder.path} is right on no image that {plain.folder.path} gets wrong")
     shown = gained.nonzero().flatten()[:rows]
-    _grid([
-        ("image", images[shown], False), (plain.card["name"], first.maps[shown], True),
-        (quantized.card["name"], second.maps[shown], True),
-    ], path)  # fmt: skip
-    return (
+    names, runs = list(bundle.class_names), (plain, quantized)
+    columns = [_pictures("image", images, shown, labels, names)]
+    columns += [_maps(title, run, seen, shown, labels, names) for title, run, seen in zip(_titles(runs), runs, (first, second))]
+    said = (
         f"Of {len(images)} images, {int(gained.sum())} are wrong in {plain.card['name']} and right in {quantized.card['name']}, "
-        f"and {int(lost.sum())} the other way round; shown are {len(shown)} of the former, drawn by seed {seed}."
+        f"and {int(lost.sum())} the other way round; shown are {len(shown)} of the former, drawn by seed {seed}. {_values(runs)} "
+        "The images were chosen by who is right, so they do not show that anchors help, nor that the map is the reason: two runs "
+        "that differ in the seed alone also disagree on some."
     )
+    _grid(columns, said, path)
+    return said
 
 
 def _look(run: LoadedRun, images: Tensor) -> _Seen:
     if not run.model.has_map:
         raise ValueError(f"{run.folder.path} has no map ({run.card['name']} is a plain classifier)")
     device = next(run.model.parameters()).device
-    maps, predicted = [], []
+    maps, sure, predicted = [], [], []
     with torch.no_grad():
         for part in images.split(128):
             details = run.model.forward_details(normalize(part.to(device), run.mean, run.std))
             assert details.map is not None
-            maps.append(resize_maps(details.map.float(), (images.shape[2], images.shape[3])).cpu())
-            predicted.append(details.logits.argmax(1).cpu())
-    return _Seen(torch.cat(maps), torch.cat(predicted))
+            maps.append(details.map.float().cpu())
+            confidence, best = details.logits.float().softmax(1).max(1)
+            sure.append(confidence.cpu())
+            predicted.append(best.cpu())
+    return _Seen(torch.cat(maps), torch.cat(predicted), torch.cat(sure))
 
 
-def _grid(columns: Sequence[tuple[str, Tensor, bool]], path: Path) -> None:
-    """Images and maps, a row for each image; maps on the fixed scale 0 to 1 with its colour bar."""
-    plt = _pyplot()
-    count = len(columns[0][1])
-    figure, axes = plt.subplots(
-        count, len(columns), figsize=(1.25 * len(columns) + 0.8, 1.3 * count + 0.3), squeeze=False, layout="constrained"
+def _titles(runs: Sequence[LoadedRun]) -> list[str]:
+    """The models' names, with the folder's where two are alike, and what the values of their maps are."""
+    names = [str(run.card["name"]) for run in runs]
+    shown = [
+        name if names.count(name) == 1 else f"{name}\n{_short(run.folder.path.resolve().name)}" for name, run in zip(names, runs)
+    ]
+    return [f"{name}\n{'÷ own maximum' if run.model.relative_map else 'scores'}" for name, run in zip(shown, runs)]
+
+
+def _values(runs: Sequence[LoadedRun]) -> str:
+    """What the maps' values are, as a sentence."""
+    kinds = {run.model.relative_map for run in runs}
+    if kinds == {False}:
+        return "Maps are scores in [0, 1], cell by cell."
+    if kinds == {True}:
+        return "Maps are divided by their own maximum: compare where maps are bright, not how bright."
+    return (
+        "Maps are scores in [0, 1], or divided by their own maximum where the title says so: there compare where, not how bright."
     )
+
+
+def _pictures(title: str, pixels: Tensor, shown: Tensor, labels: Tensor, names: Sequence[str]) -> _Column:
+    return _Column(title, pixels[shown], [f"true: {_short(names[label])}" for label in labels[shown].tolist()])
+
+
+def _maps(title: str, run: LoadedRun, seen: _Seen, shown: Tensor, labels: Tensor, names: Sequence[str]) -> _Column:
+    """The maps of a run, and below each the class it takes the image for and how sure it is."""
+    predicted, sure = seen.predicted[shown], seen.confidence[shown]
+    below = [f"{_short(names[best])} {100 * share:.0f} %" for best, share in zip(predicted.tolist(), sure.tolist())]
+    return _Column(title, seen.maps[shown], below, (predicted == labels[shown]).tolist(), is_map=True)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LETTERS else name[: LETTERS - 1] + "…"
+
+
+def _range(counts: set[int]) -> str:
+    return "–".join(map(str, sorted({min(counts), max(counts)})))
+
+
+def _grid(columns: Sequence[_Column], said: str, path: Path) -> None:
+    """Images and maps, a row for each image, and a sentence below; maps in hard cells on the scale 0 to 1 with its colour bar."""
+    count, (height, width) = len(columns[0].pixels), columns[0].pixels.shape[2:]
+    figure = _figure(max(1.3 * len(columns) + 0.8, 5.0), 1.42 * count + 1.2)
+    axes = figure.subplots(count, len(columns), squeeze=False)
     shown = None
-    for column, (title, pixels, is_map) in enumerate(columns):
+    for number, column in enumerate(columns):
         for row in range(count):
-            axis = axes[row][column]
-            if is_map:
-                shown = axis.imshow(pixels[row, 0].numpy(), cmap=COLOUR_MAP, vmin=0, vmax=1)
+            axis = axes[row][number]
+            if column.is_map:
+                cells = column.pixels[row, 0].numpy()
+                # over the image's place whatever the number of cells, and none of them smoothed: values of a map with anchors
+                # that lie between two of them would be made up
+                shown = axis.imshow(
+                    cells, cmap=COLOUR_MAP, vmin=0, vmax=1, interpolation="nearest", extent=(0, width, height, 0), aspect="equal"
+                )
             else:
-                image = pixels[row].permute(1, 2, 0).numpy().astype(np.uint8)
-                axis.imshow(image.repeat(3, 2) if image.shape[2] == 1 else image)
+                image = column.pixels[row].permute(1, 2, 0).numpy().astype(np.uint8)
+                axis.imshow(image.repeat(3, 2) if image.shape[2] == 1 else image, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
+            colour = "black" if column.right is None else RIGHT if column.right[row] else WRONG
+            mark = "" if column.right is None else "✓ " if column.right[row] else "✗ "
+            axis.set_xlabel(mark + column.below[row], fontsize=6.5, color=colour, labelpad=2)
             if row == 0:
-                axis.set_title(title, fontsize=9)
+                axis.set_title(column.title, fontsize=8)
     if shown is not None:
-        figure.colorbar(shown, ax=axes, shrink=0.6, label="attention")
+        figure.colorbar(shown, ax=axes, shrink=0.6).set_label("value of the map", fontsize=8)
+    _write_below(figure, said)
     _save(figure, path)
 
 
-def _pyplot() -> Any:
-    import matplotlib
+def _figure(width: float, height: float) -> Any:
+    """A figure of so many inches, of its own: a caller's matplotlib stays as it was."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    return Figure(figsize=(width, height), layout="constrained")
 
-    return plt
+
+def _write_below(figure: Any, said: str) -> None:
+    """A sentence below the figure, as wide as it is."""
+    lines = textwrap.wrap(said, int(figure.get_figwidth() * 72 / 3.9))
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7, color="#59636e", linespacing=1.4)
 
 
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        figure.savefig(path, dpi=160)
-    finally:
-        _pyplot().close(figure)
+    figure.savefig(path, dpi=160)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aib.report.style import CONTROL, SERIES
 
-__all__ = ["sweep_plot"]
+__all__ = ["NARROWEST", "at_least", "sweep_plot"]
 
 Row = Mapping[str, Any]
 Place = tuple[float, float]
@@ -21,6 +21,9 @@ Series = Mapping[str, Sequence[int]]
 """Which rows belong together, by what they have in common."""
 
 INK = "#1f2328"
+NARROWEST = 2.0
+"""Points of error that an axis spans at least: a quarter of a point drawn over a whole panel looks like a finding."""
+
 MARKERS = "os^Dv"
 """As many as share no factor with the number of colours: together they tell 30 series apart."""
 
@@ -139,7 +142,7 @@ def _over_option(axes: Any, rows: Sequence[Row], series: Series, name: str) -> N
     axes.set_xlim(-0.4, len(every) - 0.6)
     axes.set_xlabel(_words(name))
     axes.set_ylabel("test error (%)")
-    axes.set_ylim(*_within(axes.get_ylim(), 0, 100))
+    _scale_errors(axes, "y")
     axes.grid(axis="y")
 
 
@@ -158,7 +161,7 @@ def _one_below_the_other(axes: Any, rows: Sequence[Row], names: Sequence[str], n
     axes.set_ylabel(", ".join(map(_words, rows[0]["values"])))
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("test error (%)")
-    axes.set_xlim(*_within(axes.get_xlim(), 0, 100))
+    _scale_errors(axes, "x")
     axes.grid(axis="x")
 
 
@@ -180,7 +183,7 @@ def _over_rate(axes: Any, rows: Sequence[Row], series: Series, axis: str | None)
     if axis is None:
         axes.set_ylabel("test error (%)")
         axes.margins(y=0.12)
-        axes.set_ylim(*_within(axes.get_ylim(), 0, 100))
+        _scale_errors(axes, "y")
     axes.grid()
     return strokes
 
@@ -190,7 +193,7 @@ def _scale(axes: Any, rates: Sequence[Sequence[float | None]]) -> bool:
 
     The bar of an interval that is far longer than the means are apart leaves the panel, as it would leave nothing else to see.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     means = [mean for mean, *_ in rates if mean is not None]
     low, high = min(means), max(means)
@@ -199,7 +202,8 @@ def _scale(axes: Any, rates: Sequence[Sequence[float | None]]) -> bool:
         room = max(high - low, 0.1 * high)
         low, high = max(min(ends), low - 2 * room), min(max(ends), high + 2 * room)
         margin = 0.12 * (high - low)
-        axes.set_xlim(*_within((low - margin, high + margin), 0, math.inf))
+        axes.set_xlim(*_within(at_least((low - margin, high + margin), 0.1 * abs(high)), 0, math.inf))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
         return False
     low, high = max(min([end for end in ends if end > 0]), low / 3), min(max(ends), 3 * high)
     decades = math.log10(high / low)
@@ -293,6 +297,23 @@ def _within(limits: tuple[float, float], low: float, high: float) -> tuple[float
     return max(limits[0], low - room), min(limits[1], high + room)
 
 
+def at_least(limits: tuple[float, float], span: float, low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
+    """Limits of an axis, moved apart around their middle to ``span`` or more, inside [low, high]."""
+    if limits[1] - limits[0] >= span:
+        return _within(limits, low, high)
+    start = min(max(low, sum(limits) / 2 - span / 2), high - span)
+    return _within((min(start, limits[0]), max(start + span, limits[1])), low, high)
+
+
+def _scale_errors(axes: Any, name: str) -> None:
+    """An axis of errors in per cent: a least span, inside 0 to 100, and few ticks."""
+    from matplotlib.ticker import MaxNLocator
+
+    limits = at_least(getattr(axes, f"get_{name}lim")(), NARROWEST, 0, 100)
+    getattr(axes, f"set_{name}lim")(*limits)
+    getattr(axes, f"{name}axis").set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
+
+
 def _name(row: Row) -> str:
     """The cell's values; of a long one, such as a path, the end."""
     return ", ".join(_short(value) for value in row["values"].values()) or "all"
@@ -310,5 +331,7 @@ def _words(option: str) -> str:
 def _what_is_shown(rows: Sequence[Row], how: str) -> str:
     seeds = sorted({len(row["seeds"]) for row in rows})
     if seeds == [1]:
-        return "one seed"
+        return "one seed: no interval"
+    if seeds[0] == 1:
+        return f"means of 1–{seeds[-1]} seeds{how}, 95 % intervals (none for one seed)"
     return f"means of {'–'.join(map(str, sorted({seeds[0], seeds[-1]})))} seeds{how}, 95 % intervals"
