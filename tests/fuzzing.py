@@ -313,7 +313,7 @@ def misplace(path: Path, r: Random) -> None:
         case 2:
             path.symlink_to(path.name)
         case _:
-            path.symlink_to(r.choice(("/dev/zero", "/dev/tty", "/etc/passwd", "/proc/self/mem", "/nowhere", "/", ".")))
+            path.symlink_to(r.choice(("/dev/zero", "/dev/tty", "/etc/passwd", "/proc/self/mem", "/nowhere", ".")))
 
 
 def strange(r: Random, depth: int = 0) -> Any:

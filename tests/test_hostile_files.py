@@ -254,6 +254,21 @@ def test_absurd_json_is_one_line(name: str, text: str, tmp_path: Path, seeds: Pa
     assert (found["report"].outcome, name in found["report"].said) == ("refused", True)
 
 
+@pytest.mark.parametrize("column", ["seed", "split", "error", "rate_bits", "command"])
+def test_a_table_without_a_column_or_with_odd_cells_is_one_line(column: str, tmp_path: Path, seeds: Path) -> None:
+    path, lines = tmp_path / "runs.csv", (seeds / "runs.csv").read_text().splitlines()
+    path.write_text("\n".join(lines).replace(f"{column},", "other,").replace(f",{column}", ",other"))
+    with pytest.raises(ValueError, match=f"runs.csv is not a table of runs: it has no column {column}"):
+        read_runs(path)
+    where = lines[0].split(",").index(column)
+    cells = lines[1].split(",")
+    cells[where] = "'"
+    path.write_text("\n".join([lines[0], ",".join(cells)]))
+    if column != "split":
+        with pytest.raises(ValueError, match=f"runs.csv is not a table of runs: the {column} of row 1 is"):
+            read_runs(path)
+
+
 # --- places
 
 SHOWN = (

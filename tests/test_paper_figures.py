@@ -142,6 +142,13 @@ def test_error_over_one_option_at_a_time(tmp_path: Path) -> None:
         figure4(recorded[:2], "paper/cifar10/vgg_aib_qt", tmp_path / "none.png")
 
 
+def test_a_recipe_that_leaves_k_and_q_to_the_model_has_a_point_there(kept: list[Figure], tmp_path: Path) -> None:
+    recipe = "cifar10/narrow_aib_qt"
+    recorded = [{**row(options, 0, 0.05), "recipe": recipe} for options in ("", "--anchors 50", "--latent-dim 64")]
+    figure4(recorded, recipe, tmp_path / "four.png")
+    assert {"20", "50", "64", "256"} <= legible(kept[0])
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

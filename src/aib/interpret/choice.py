@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from aib.attention import SpatialAttention
 from aib.classifier import Classifier
 from aib.interpret.attribution import IntegratedGradients, Occlusion
 from aib.interpret.explainers import AttentionMap, Explainer, GradCAM, conv_layers, evaluating
@@ -146,7 +145,8 @@ def _outputs(model: nn.Module, image: Tensor) -> tuple[dict[str, Tensor], Tensor
 
     Left out are modules that run more than once, and those of the attention, which everything goes around.
     """
-    attention = {part for module in model.modules() if isinstance(module, SpatialAttention) for part in module.modules()}
+    parts = model.attention_parts() if isinstance(model, Classifier) else []
+    attention = {part for module in parts for part in module.modules()}
     outputs: dict[str, Tensor] = {}
     runs: Counter[str] = Counter()
 

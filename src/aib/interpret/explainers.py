@@ -13,7 +13,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from aib.attention import SpatialAttention
 from aib.classifier import Classifier, PlainClassifier, Target, target_classes
 
 __all__ = ["AttentionMap", "Explainer", "GradCAM", "Target", "conv_layers", "evaluating", "find_layer", "target_classes"]
@@ -166,7 +165,8 @@ def conv_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[tup
     """
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape is {image_shape}; expected (channels, height, width) such as (3, 32, 32)")
-    inside_attention = {part for module in model.modules() if isinstance(module, SpatialAttention) for part in module.modules()}
+    attention = model.attention_parts() if isinstance(model, Classifier) else []
+    inside_attention = {part for module in attention for part in module.modules()}
     shapes: dict[str, tuple[int, int, int]] = {}
     latest: list[Any] = [None]
 

@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aib.classifier import AttentiveClassifier
 from aib.data.augment import normalize
 from aib.data.bundle import DataBundle
 from aib.interpret.edits import colour_window
 from aib.interpret.intervals import mean_interval
+from aib.models import create_model, model_names
 from aib.paper.tables import changes, on_mean_path
 from aib.report.style import COLOUR_MAP, SERIES
+from aib.train.config import ModelConfig
 from aib.train.weights import LoadedRun
 
 __all__ = ["figure3", "figure4", "figure5"]
@@ -91,9 +94,10 @@ def figure3(runs: Sequence[LoadedRun], bundle: DataBundle, path: Path, *, size: 
     columns += [_maps(title, run, seen, shown, labels, names) for title, run, seen in zip(_titles(runs), runs, after)]
     share = 100 * same.float().mean().item()
     said = (
-        f"Maps of {bundle.name} images and of the same images with a window of {size} by {size} pixels in a random colour, drawn by "
-        f"seed {seed} from the {share:.0f} % of {count} test images whose prediction stays in every run. {_values(runs)} That a map "
-        "stays is no merit by itself: a constant one does too. A few images do not show how often maps stay: aib score counts it."
+        f"Maps of {bundle.name} images and of the same images with a window of {size} by {size} pixels in a random colour, drawn "
+        f"by seed {seed} from the {share:.0f} % of {count} test images whose prediction stays in every run. {_values(runs)} That a "
+        "map stays is no merit by itself: a constant one does too. A few images do not show how often maps stay: aib score counts "
+        "it."
     )
     _grid(columns, said, path)
     return said
@@ -119,7 +123,7 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
     from aib.report.plots import NARROWEST, at_least
 
     config = load_recipe(recipe)
-    start = {"beta": config.optim.beta, "latent_dim": config.model.latent_dim, "anchors": config.model.anchors}
+    start = {"beta": config.optim.beta, **_own_sizes(config.model)}
     found: dict[str, dict[float, list[float]]] = {name: {} for name in PANELS}
     for run in runs:
         if run["recipe"] != recipe or run["split"] != "test" or run.get("evaluated_on", run["data"]) != run["data"]:
@@ -163,6 +167,19 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
     _write_below(figure, said)
     _save(figure, path)
     return said
+
+
+def _own_sizes(model: ModelConfig) -> dict[str, int | None]:
+    """K and Q that a configuration leads to: a recipe may leave both to a model of the package."""
+    given = {"latent_dim": model.latent_dim, "anchors": model.anchors}
+    if model.model not in model_names() or None not in given.values():
+        return given
+    with torch.device("meta"):
+        built = create_model(model.model, 10, **{name: value for name, value in given.items() if value is not None})
+    if not isinstance(built, AttentiveClassifier):
+        return given
+    anchors = None if built.quantizer is None else built.quantizer.num_anchors
+    return {"latent_dim": built.bottleneck.latent_dim, "anchors": anchors}
 
 
 def figure5(plain: LoadedRun, quantized: LoadedRun, bundle: DataBundle, path: Path, *, rows: int = ROWS, seed: int = 0) -> str:

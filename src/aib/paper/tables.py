@@ -89,7 +89,7 @@ def published(name: str) -> list[dict[str, str]]:
 
 def read_runs(path: Path) -> list[dict[str, str]]:
     """Recorded runs (`aib.train.record`); see `read_recorded`."""
-    return read_recorded(path, "runs", ("data", "model", "recipe", "seed", "error", "command"))
+    return read_recorded(path, "runs", ("data", "model", "recipe", "seed", "split", "error", "rate_bits", "command"))
 
 
 def read_recorded(path: Path, what: str, columns: Iterable[str]) -> list[dict[str, str]]:
@@ -107,7 +107,9 @@ def read_recorded(path: Path, what: str, columns: Iterable[str]) -> list[dict[st
         rows = list(reader)
         for number, row in enumerate(rows, start=1):
             _check_row(row, number)
-    except (ValueError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error):
+        raise ValueError(f"{path} is not a table of {what}: it is no text with commas") from None
+    except ValueError as error:
         raise ValueError(f"{path} is not a table of {what}: {error}") from None
     return rows
 
