@@ -100,7 +100,6 @@ def test_the_figure_shows_cells_as_they_are_and_says_what_it_shows(
     assert {image.get_interpolation() for image in shown} == {"nearest"}
     anchors = load_run(runs[1].path).model.quantizer.anchors.detach()
     values = torch.tensor(np.asarray(shown[1].get_array()))
-    assert values.shape[0] < 16  # the map's own cells, and every one has the value of an anchor
     assert (values.flatten()[:, None] - anchors).abs().min(1).values.max() < 1e-6
 
 
