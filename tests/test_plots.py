@@ -46,6 +46,11 @@ def over_two(cells: int) -> list[dict[str, Any]]:
     return [row({"beta": b, "anchors": a}, 0.1 + 0.01 * i, 20 + 7 * i) for i, (b, a) in enumerate(options)]
 
 
+def over_three(cells: int) -> list[dict[str, Any]]:
+    options = itertools.islice(itertools.product(("plain", "residual"), ("8", "20"), BETAS[:4]), cells)
+    return [row({"beta": b, "anchors": a, "modulation": m}, 0.1 + 0.01 * i, 20 + 7 * i) for i, (m, a, b) in enumerate(options)]
+
+
 def over_names(cells: int) -> list[dict[str, Any]]:
     return [row({"model": f"wrn_aib_qt_variant_{i}", "flip": "true"}, 0.1 + 0.004 * i, 20 + 3 * i) for i in range(cells)]
 
@@ -94,7 +99,8 @@ def words(figure: Figure) -> list[Text]:
 
 
 @pytest.mark.parametrize(
-    ("make", "cells"), [*itertools.product([over_beta, over_two, over_names], [1, 5, 12]), (crowded, 5), (crowded, 12)]
+    ("make", "cells"),
+    [*itertools.product([over_beta, over_two, over_names], [1, 5, 12]), (crowded, 5), (crowded, 12), (over_three, 16)],
 )
 def test_nothing_written_covers_anything_else_written_or_leaves_the_figure(
     make: Callable[[int], list[dict[str, Any]]], cells: int, plotted: Callable[..., Figure]

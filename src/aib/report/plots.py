@@ -82,7 +82,8 @@ def sweep_plot(rows: Sequence[Row], path: Path) -> None:
         panels[0].set_title(_what_is_shown(rows, " (grey)" if axis is None else ""))
         if len(series) > 1:
             handles, labels = panels[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper left", ncols=min(4, len(series)), frameon=False)
+            fitting = int(72 * figure.get_figwidth() / (45 + 6 * max(map(len, labels))))
+            figure.legend(handles, labels, loc="outside upper left", ncols=max(1, min(4, len(series), fitting)), frameon=False)
         if rated:
             strokes = _over_rate(panels[1], rows, series, axis)
             if axis is not None:
