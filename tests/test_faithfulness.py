@@ -319,7 +319,7 @@ def test_numbers_are_plain_and_their_intervals_hold_the_mean() -> None:
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
     assert numbers == result.numbers(3)
     assert {"n", "cells", "shares", "accuracy", "fills"} == set(numbers)
-    assert (numbers["n"], numbers["cells"], numbers["accuracy"]) == (40, [8, 8], [1.0, 1.0, 1.0])
+    assert (numbers["n"], numbers["cells"], numbers["accuracy"]) == (40, [8, 8], [1.0, *wilson_interval(40, 40)])
     assert set(numbers["fills"]) == set(FILLS)
     truth = numbers["fills"]["blur"]["truth"]
     for name in ("deletion", "insertion", "srg", "polarity"):
