@@ -43,7 +43,19 @@ WITH_LATENT = ("vgg_dvib", "vgg_aib", "vgg_aib_qt", "wrn_aib", "wrn_aib_qt")
 """Models that the paper and its code train differently."""
 LN2 = math.log(2.0)
 
-LEFT_OUT = (*MACHINE, "recipe", "out", "seed", "root", "download", "skip_bad", "workers", "channels_last", "compile")
+LEFT_OUT = (
+    *MACHINE,
+    "recipe",
+    "out",
+    "seed",
+    "root",
+    "download",
+    "skip_bad",
+    "workers",
+    "channels_last",
+    "compile",
+    "compile_mode",
+)
 """Options that a recipe leaves to whoever runs it: of the machine and the folders, and the seed."""
 NEEDS = {
     "beta": "latent_dim", "beta_warmup_epochs": "latent_dim", "kl": "latent_dim",

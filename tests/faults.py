@@ -145,6 +145,7 @@ def _child(job: dict[str, Any]) -> int:
     from aib.cli import main
 
     code = 70
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     os.dup2(os.open(job["err"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:

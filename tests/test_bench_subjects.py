@@ -58,7 +58,7 @@ def check_step(result: dict[str, Any]) -> None:
         own = {part: share[0] for part, share in details["own_shares"].items()}
         assert 0 < own["quantizer"] < own["all"] < 1
         assert own["all"] == pytest.approx(own["attention"] + own["quantizer"] + own["bottleneck"], rel=1e-4)
-        assert own["attention_head"] > 0
+        assert "attention_head" in own  # of a difference of two short times, which may be below 0
         assert "convolution_backward" in details["operation_shares"]
 
 

@@ -97,7 +97,7 @@ def test_no_verb_a_wrong_verb_and_the_version(capsys: Capture) -> None:
         (["train", "--epochs", "three"], ["parsing --epochs: 'three' is not a whole number"]),
         (["train", "--lr", "fast"], ["parsing --lr: 'fast' is not a number"]),
         (["train", "--epochs", "0"], ["epochs is 0"]),
-        (["train", "--optimizer", "adam"], ["adam", "sgd", "adamw"]),
+        (["train", "--optimizer", "adm"], ["adm", "sgd", "adamw"]),
         (["eval"], ["missing", "Run folder"]),
         (["sites"], ["missing"]),
         (["eval", "run", "--samples", "3"], ["--samples"]),
@@ -187,7 +187,7 @@ def test_mistakes_in_model_recipe_device_and_folder_are_one_line(
 
 def test_mistakes_in_resuming_are_one_line(capsys: Capture, run: RunFolder, tmp_path: Path) -> None:
     assert "is not a run folder" in refused(capsys, "train", "--resume", tmp_path)
-    assert "with it go only --device, --devices, --checkpoint-minutes, --quiet, --root, --download" in refused(
+    assert "with it go only --device, --devices, --accumulate, --checkpoint-minutes, --quiet, --root, --download" in refused(
         capsys, "train", "--resume", run.path, "--epochs", "9"
     )
     assert "has finished its 2 epochs; there is nothing to resume" in refused(capsys, "train", "--resume", run.path)

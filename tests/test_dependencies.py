@@ -32,7 +32,7 @@ def imported_packages(folder: Path) -> set[str]:
                 modules.add(node.module.split(".")[0])
     homes = packages_distributions()
     own = {"aib", *(path.stem for path in folder.glob("*.py"))}
-    outside = modules - set(sys.stdlib_module_names) - own
+    outside = modules - set(sys.stdlib_module_names) - own - {"__main__"}
     return {canonicalize_name(homes[module][0]) if module in homes else module for module in outside}
 
 

@@ -87,7 +87,7 @@ def test_a_recipe_that_nobody_kept_is_written_out(workshop: Path, elsewhere: Pat
 
 
 def test_a_copied_run_takes_no_other_data_for_its_own(workshop: Path, elsewhere: Path, capsys: Capture) -> None:
-    copy = Path(shutil.copytree(workshop / "runs" / "mine", elsewhere / "copy"))
+    copy = Path(shutil.copytree(workshop / "runs" / "mine", elsewhere / "copy", ignore=shutil.ignore_patterns("eval")))
     origin = json.loads((copy / "origin.json").read_text())
     (copy / "origin.json").write_text(json.dumps({**origin, "folder": "/gone"}))
     said = refused(capsys, "eval", copy, "--device", "cpu")

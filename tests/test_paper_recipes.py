@@ -25,6 +25,7 @@ from aib.train import loop
 from aib.train.config import DataConfig, TrainConfig, read_config
 from aib.train.fabric import make_fabric
 from aib.train.optim import lr_factor
+from aib.train.processes import World
 from aib.train.run_data import open_training_data
 from aib.train.run_folder import RunFolder
 from layouts import write_cifar, write_cub, write_svhn
@@ -69,8 +70,8 @@ def test_the_files_are_those_that_the_script_makes(maker: ModuleType) -> None:
 
 CHOSEN_BY_WHO_RUNS = {
     "root", "download", "skip_bad", "workers",  # where the images lie and how they are read; no file of a benchmark is bad
-    "recipe", "out", "seed", "device", "devices", "checkpoint_minutes", "quiet",
-    "channels_last", "compile",  # how the machine is used best; neither changes what is computed but by rounding
+    "recipe", "out", "seed", "device", "devices", "accumulate", "checkpoint_minutes", "quiet",
+    "channels_last", "compile", "compile_mode",  # how the machine is used best; neither changes what is computed but by rounding
 }  # fmt: skip
 """Options that no recipe names."""
 NONE_OF = {"attend", "min_std", "clip_norm"}
@@ -161,7 +162,7 @@ def step(name: str, bundles: Callable[[TrainConfig], DataBundle], **small: int) 
     model, start = network(config.model.model, bundle.num_classes, narrow)
     model.load_state_dict(start)
     model.train()
-    fit = loop._Fit(config, RunFolder(Path("unused")), make_fabric(config), model, bundle, {}, None, "")
+    fit = loop._Fit(config, RunFolder(Path("unused")), make_fabric(config, World()), model, bundle, {}, None, "")
     batch = next(iter(bundle.train.batches([torch.tensor([0, len(bundle.train) - 1])], train=True)))
     for group in fit.optimizer.param_groups:
         group["lr"] = group["base_lr"]

@@ -47,7 +47,8 @@ NOT_RUN = "not run"
 CONVENTIONS = ("paper", "reference")
 
 NO_CHANGE = (
-    "recipe", "seed", "data", "root", "model", "download", "workers", "precision", "channels-last", "compile", "devices", "nodes",
+    "recipe", "seed", "data", "root", "model", "download", "workers", "precision", "channels-last", "compile",
+    "compile-mode", "devices", "accumulate",
 )  # fmt: skip
 """Options of a recorded command that leave it a run of its recipe."""
 

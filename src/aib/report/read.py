@@ -33,7 +33,7 @@ EPOCH = {"epoch": int, "seconds?": float, "train?": {"*": (float,)}, "val?": {"*
 
 EVALUATION = {
     "n": int, "error": float, "error_interval": [float], "rate_bits?": float, "label_entropy_bits?": float, "cross_entropy?": float,
-    "ece?": float, "last_error?": float, "weights?": str,
+    "ece?": float, "last_error?": float, "weights?": str, "map_relative?": bool,
     "classes": [{"name": str, "n": int, "error": float, "precision": float, "recall": float}],
     "confusion": [[int]],
     "calibration?": [{"low": float, "high": float, "count": int, "confidence": float, "accuracy": float}],

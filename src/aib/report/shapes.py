@@ -26,8 +26,9 @@ def shaped(value: Any, shape: Any, where: str) -> Any:
 
     Args:
         value: of `json.loads`.
-        shape: ``str``, ``int``, ``float``, `ESTIMATE`, a list of one shape, an object of shapes by name or by any name (``"*"``),
-            or a tuple of one shape, whose missing values (null, NaN) are None; a name with a ``?`` may be absent or null.
+        shape: ``str``, ``int``, ``float``, ``bool``, `ESTIMATE`, a list of one shape, an object of shapes by name or by any name
+            (``"*"``), or a tuple of one shape, whose missing values (null, NaN) are None; a name with a ``?`` may be absent or
+            null.
         where: what messages call it.
 
     Raises:
@@ -53,7 +54,9 @@ def shaped(value: Any, shape: Any, where: str) -> Any:
         return float(value)
     if shape is not float and isinstance(value, shape) and not isinstance(value, bool) and (shape is str or abs(value) <= GREATEST):
         return value
-    expected = {float: "a number", int: "a whole number", str: "a text"}[shape]
+    if shape is bool and isinstance(value, bool):
+        return value
+    expected = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[shape]
     raise ValueError(f"{where}: expected {expected}, found {reprlib.repr(value)}")
 
 

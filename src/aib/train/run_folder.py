@@ -214,13 +214,17 @@ class RunFolder:
         """Refuse to start over a run whose last checkpoint is gone while other traces of its training are there.
 
         Raises:
-            ValueError: ``last.ckpt`` is absent, and another checkpoint, weights or metrics are not.
+            ValueError: ``last.ckpt`` is absent, and another checkpoint, the metrics of several epochs, or weights without metrics
+                are not.
         """
         self.last.parent.mkdir(parents=True, exist_ok=True)
         if self.last.exists():
             return
         # weights and log of the first epoch come before the first checkpoint; they are written again
-        others = (self.last.with_name("previous.ckpt"), self.best, *([self.metrics] if self.finished_epochs > 1 else []))
+        epochs = self.finished_epochs
+        others = [self.last.with_name("previous.ckpt"), self.best, *([self.metrics] if epochs > 1 else [])]
+        if not epochs:  # no training wrote these: a converted run's
+            others.append(self.path / "model.safetensors")
         if found := [str(path) for path in others if path.exists()]:
             raise ValueError(
                 f"{self.last} is missing, but {', '.join(found)} exist: put one in its place, or start a run elsewhere"
