@@ -142,7 +142,7 @@ def _above(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
     by_fill = result["faithfulness"].get("above", {})
     images = result["faithfulness"].get("n", 0)
     for source in judged:
-        for metric, label in (("srg", "SRG"), ("polarity", "polarity"), ("unattended_removed", "accuracy")):
+        for metric, label in (("srg", "SRG"), ("polarity", "polarity"), ("unattended_removed", "attended half alone")):
             for fill, found in by_fill.items():
                 rows.append((source, f"{label}, {fill.replace('_', ' ')}", found.get(source, {}).get(metric), images))
         if source in (grid := result.get("grid_pointing", {})).get("above", {}):
@@ -153,7 +153,7 @@ def _above(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
             rows.append((source, label, found, places["n"] - places.get("excluded", 0)))
     if not rows:
         return []
-    title = "above the best control in points (accuracy: with the unattended half gone)"
+    title = "above the best control, in points"
     lines = _table(title, "map", "metric", "above best", "control")
     lines.columns[1].justify = lines.columns[-1].justify = "left"
     for source, label, best, n in rows:

@@ -134,7 +134,8 @@ def dot_chart(
     gap = 0.0 if single else 9.0
     bottom = head + sum(heights) + gap * (len(groups) - 1) + 5
     chart = Chart(f"{title}: {said}", height=bottom + 20)
-    left, right = 104.0, WIDTH - 46.0
+    longest = max((len(part) for name in names for part in name), default=0)
+    left, right = max(104.0, 16 + 6.7 * longest), WIDTH - 46.0
     x = Axis(low * form.factor, high * form.factor, left, right)
     chart.text(4, 14, title, class_="ink", fill=INK, font_weight="600")
     _draw_legend(chart, lines, 29)
