@@ -29,8 +29,6 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 # what the tests compute is too small to share, and threads that wait for each other on a busy machine take ten times as long
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
 torch.set_num_threads(1)
-# glibc's own value: where one is set, commands leave the allocator of this process as it is, whose memory tests measure
-os.environ.setdefault("MALLOC_TOP_PAD_", "131072")
 
 
 @pytest.fixture(autouse=True, scope="session")

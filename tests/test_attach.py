@@ -129,6 +129,7 @@ def test_copies_state_dicts_and_modes(make: type[PlainNet], at: str) -> None:
     assert not torch.equal(model(images), model(images))
 
 
+@pytest.mark.slow
 def test_a_compiled_classifier_agrees_with_itself() -> None:
     model = small(PlainNet()).eval()
     compiled = torch.compile(model.forward_details, backend="eager", fullgraph=True)

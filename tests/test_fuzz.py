@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -67,10 +68,13 @@ def test_what_must_not_happen_is_seen(seeds: Path, tmp_path: Path, monkeypatch: 
     def refuse(message: str) -> None:
         raise ValueError(message)
 
+    def take(size: int) -> None:
+        mmap.mmap(-1, size).write(bytes(size))  # pages of its own: malloc may have as much left from before
+
     acts: dict[str, Callable[[Path], object]] = {
         "KeyError": lambda folder: {}["key"], "not one line": lambda folder: refuse("two\nlines"),
         "not one": lambda folder: refuse(""), "hangs": lambda folder: time.sleep(60), "ended with 7": lambda folder: os._exit(7),
-        "MB; success": lambda folder: np.ones(70_000_000, np.uint8), f"open of {outside}": lambda folder: outside.write_text("x"),
+        "MB; success": lambda folder: take(70_000_000), f"open of {outside}": lambda folder: outside.write_text("x"),
         "os.system": lambda folder: os.system("true"), "MemoryError": lambda folder: np.ones(10**9),
         "symlink": lambda folder: outside.symlink_to(folder),
     }  # fmt: skip

@@ -136,6 +136,7 @@ def test_the_runs_of_a_killed_sweep_save_themselves_and_the_same_command_goes_on
         assert epochs == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_waited_for(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sweep"
     given = SweepOptions(set=(f"data={data}", *SHORT), seeds=(0,), out=out)
