@@ -101,17 +101,23 @@ def lines(folder: Path, name: str = "top") -> list[str]:
     return [line for line in (folder / f"{name}.err").read_text().splitlines() if line.startswith("aib train: ")]
 
 
+def in_training(
+    command: list[str], data: Path, folder: Path, run: Path
+) -> tuple[subprocess.Popen[bytes], dict[int, dict[str, str]]]:
+    """Two processes that have taken a step of ``run``: the one that was started, and all of its family."""
+    several = ("--devices", "2") if command == AIB else ()
+    process = start([*command, "train", "--data", data, *OPTIONS, *LONG, *several, "--out", run], folder)
+    until_step(process, run)
+    return process, family(process.pid)
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("by_torchrun", [False, True], ids=["devices", "torchrun"])
 def test_a_killed_process_ends_the_others_within_a_minute_and_the_run_goes_on(
     data: Path, tmp_path: Path, victim: int, by_torchrun: bool
 ) -> None:
-    run = tmp_path / "run"
-    command = torchrun(2, "--standalone") if by_torchrun else AIB
-    several = () if by_torchrun else ("--devices", "2")
-    process = start([*command, "train", "--data", data, *OPTIONS, *LONG, *several, "--out", run], tmp_path)
-    until_step(process, run)
-    members = family(process.pid)
+    run, command = tmp_path / "run", torchrun(2, "--standalone") if by_torchrun else AIB
+    process, members = in_training(command, data, tmp_path, run)
     os.kill(process.pid if victim == 0 and not by_torchrun else of_rank(members, victim), signal.SIGKILL)
     process.wait(60)
     all_gone(members)
@@ -144,12 +150,8 @@ def test_a_killed_process_ends_the_others_within_a_minute_and_the_run_goes_on(
 def test_a_stop_saves_whoever_is_told(data: Path, tmp_path: Path, who: str, by_torchrun: bool) -> None:
     if who == "launcher killed" and not by_torchrun:
         pytest.skip("it is process 0, see above")
-    run = tmp_path / "run"
-    command = torchrun(2, "--standalone") if by_torchrun else AIB
-    several = () if by_torchrun else ("--devices", "2")
-    process = start([*command, "train", "--data", data, *OPTIONS, *LONG, *several, "--out", run], tmp_path)
-    until_step(process, run)
-    members = family(process.pid)
+    run, command = tmp_path / "run", torchrun(2, "--standalone") if by_torchrun else AIB
+    process, members = in_training(command, data, tmp_path, run)
     if who == "all":  # as Ctrl-C does; torchrun passes it on once more
         for pid in members:
             os.kill(pid, signal.SIGINT)

@@ -20,6 +20,7 @@ from aib.train.evaluate import evaluate
 from aib.train.loop import Interrupted, train
 from aib.train.predict import predict
 from aib.train.run_folder import RunFolder
+from aib.train.seeds import mixed_seed
 from aib.train.weights import load_run
 from short_runs import STEPS, AfterStep, interrupt
 from tiny import outcome, rows, same, tiny_config, write_folder
@@ -192,9 +193,9 @@ def test_epochs_differ_in_order_and_augmentation_and_runs_of_one_seed_do_not(
 
 
 def test_the_noise_of_a_step_depends_on_seed_and_step_alone() -> None:
-    seeds = {loop._mix(seed, step, 1) for seed in range(30) for step in range(300)}
+    seeds = {mixed_seed(seed, step, 1) for seed in range(30) for step in range(300)}
     assert len(seeds) == 30 * 300
-    assert loop._mix(1, 2) != loop._mix(2, 1)
+    assert mixed_seed(1, 2) != mixed_seed(2, 1)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 

@@ -45,6 +45,7 @@ from aib.train.revival import revive_anchors
 from aib.train.run_data import open_training_data, reopen_training_data
 from aib.train.run_folder import RunFolder, default_name, environment
 from aib.train.running import RunningMeans
+from aib.train.seeds import mixed_seed
 from aib.train.shares import Sharing
 from aib.train.start import describe, start_network
 from aib.train.stopping import Interrupted, StopRequest
@@ -232,12 +233,12 @@ class _Fit:
         batches = batch_indices(order, config.optim.batch_size, drop_last=True)
         batches = [positions[self.sharing.share] for positions in batches]  # of each batch, every process its share
         self.wrapped.train()
-        epoch_seed = _mix(config.run.seed, state.epoch)
+        epoch_seed = mixed_seed(config.run.seed, state.epoch)
         for batch in bundle.train.batches(batches[seen_before:], train=True, seed=epoch_seed):
             factor = lr_factor(state.step, self.per_epoch, config.optim)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-            torch.manual_seed(_mix(config.run.seed, state.step, 1))
+            torch.manual_seed(mixed_seed(config.run.seed, state.step, 1))
             parts, errors = self._step(batch.images, batch.labels, warmed_share(state.step, self.per_epoch, config.optim))
             self.running.add(parts, errors, len(batch.labels), state.step)
             state.step += 1
@@ -303,7 +304,7 @@ class _Fit:
         images = random_crop(images, self.config.data.crop_padding, flip=self.flip, among=self.sharing.among)
         noise = self.sharing.noise()
         if self.world > 1:  # what the network itself draws, such as dropout, is each process's own
-            torch.manual_seed(_mix(self.config.run.seed, self.state.step, 2 + self.rank))
+            torch.manual_seed(mixed_seed(self.config.run.seed, self.state.step, 2 + self.rank))
         self.optimizer.zero_grad(set_to_none=True)
         done = []
         for cut, weight in (cuts := self.sharing.parts(len(labels))):
@@ -390,12 +391,3 @@ class _Fit:
             self.display.line(f"left out {len(skipped)} files that cannot be read, listed in {self.folder.path / 'skipped.txt'}:")
             for line in skipped[:SKIPPED_SHOWN]:
                 self.display.line(f"  {line}")
-
-
-def _mix(*numbers: int) -> int:
-    """A seed from several numbers: different for different ones."""
-    mixed = 0x9E3779B97F4A7C15
-    for number in numbers:
-        mixed = ((mixed ^ (number & 0xFFFFFFFF)) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 31
-    return mixed & 0x7FFFFFFFFFFFFFFF
