@@ -213,7 +213,7 @@ def write_bad(kind: str, path: Path) -> None:
     elif kind != "absent":
         content: dict[str, Any] = {
             "keys": {"epoch": 3, "optimizer": {}, "model_states": {"net_ema": TINY}}, "list": [TINY], "hollow": {},
-            "other": {"state_dict": OTHER},
+            "other": {"state_dict": OTHER}, "ours": {"format": 1, "model": TINY, "state": {"epoch": 1}},
         }  # fmt: skip
         torch.save(content[kind], path)
 
@@ -233,6 +233,7 @@ def write_bad(kind: str, path: Path) -> None:
         ("module", ["torch.nn.modules.linear.Linear"]),
         ("keys", ["no state dict", "epoch, optimizer, model_states, model_states.net_ema"]),
         ("hollow", ["it has nothing"]),
+        ("ours", ["is a checkpoint of a run of aib, which needs none of this"]),
         ("list", ["holds a list"]),
         ("other", ["of no published network: it has layer1.0.conv1.weight, fc.bias"]),
     ],

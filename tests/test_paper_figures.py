@@ -157,6 +157,9 @@ def test_a_recipe_that_leaves_k_and_q_to_the_model_has_a_point_there(kept: list[
         (["3", "a", "--out", "x.gif"], "it must end in .png, .pdf, .svg"),
         (["3", "a", "--rows", "0"], "rows is 0; it must be at least 1"),
         (["2"], "invalid choice"),
+        (["4", "--rows", "2"], "--rows is for figures 3 and 5"),
+        (["5", "a", "b", "--window", "4"], "--window is for figure 3"),
+        (["3", "a", "--record", "other.csv"], "--record is for figure 4"),
     ],
 )
 def test_mistakes_are_one_line(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

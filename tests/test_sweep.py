@@ -20,6 +20,7 @@ from aib.cli import main
 from aib.commands.sweep import SweepOptions, plan, summarize
 from aib.interpret import mean_interval, paired_difference
 from aib.report.plots import sweep_plot
+from aib.train.checkpoint import load_checkpoint, save_checkpoint
 from aib.train.loop import train
 from aib.train.sweep import grid, run_all
 from tiny import write_npz
@@ -105,6 +106,17 @@ def test_a_sweep_that_is_stopped_goes_on(data: Path, tmp_path: Path) -> None:
     assert run.state() == "begun"
     log = next((out / "logs").iterdir()).read_text()
     assert "go on with: aib train --resume" in log
+
+
+def test_a_log_that_is_ahead_of_its_checkpoint_is_no_end(data: Path, tmp_path: Path) -> None:
+    (run,) = plan(SweepOptions(set=(f"data={data}", *SHORT), seeds=(0,), out=tmp_path / "sweep"))
+    folder = train(run.config)
+    assert run.state() == "trained"
+    state = load_checkpoint(folder.last)
+    save_checkpoint(folder.last, {**state, "state": {**state["state"], "epoch": 0}})  # killed between the two
+    assert run.state() == "begun"
+    folder.last.unlink()  # to save room
+    assert run.state() == "trained"
 
 
 def wait_for(metrics: Path, lines: int) -> None:

@@ -13,6 +13,12 @@ from aib.commands.options import parse_options
 
 KINDS = (".png", ".pdf", ".svg")
 
+OF_FIGURES = {
+    **dict.fromkeys(("data", "labels", "root", "download", "rows", "seed", "device"), (3, 5)),
+    "window": (3,), "recipe": (4,), "record": (4,),
+}  # fmt: skip
+"""By option, the figures it is for."""
+
 
 @dataclass(frozen=True)
 class FigureOptions:
@@ -43,21 +49,14 @@ class FigureOptions:
     record: Path = Path("results/runs.csv")
     """For figure 4: the recorded runs."""
     device: str = "auto"
-    """cpu, cuda, mps or auto."""
+    """For figures 3 and 5: cpu, cuda, mps or auto."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """Parse ``arguments``, draw and say what the figure shows."""
     options = parse_options(FigureOptions, "figure", arguments)
+    _check(options)
     out = options.out or Path(f"figure{options.number}.png")
-    if out.suffix not in KINDS:
-        raise ValueError(f"out is {out}; it must end in {', '.join(KINDS)}")
-    needed = {3: len(options.runs) >= 1, 4: not options.runs, 5: len(options.runs) == 2}[options.number]
-    if not needed:
-        wants = {3: "run folders", 4: "no run folder: it reads --record", 5: "two run folders, without and with anchors"}
-        raise ValueError(f"figure {options.number} takes {wants[options.number]}; {len(options.runs)} were given")
-    if options.rows < 1:
-        raise ValueError(f"rows is {options.rows}; it must be at least 1")
 
     from aib.paper.figures import figure3, figure4, figure5
     from aib.paper.tables import read_runs
@@ -78,3 +77,23 @@ def run(arguments: Sequence[str]) -> None:
         else:
             said = figure5(loaded[0], loaded[1], bundle, out, rows=options.rows, seed=options.seed)
     print(f"{out}: {said}")
+
+
+def _check(options: FigureOptions) -> None:
+    """Refuse what cannot be drawn, and what would be ignored.
+
+    Raises:
+        ValueError: the figure takes other runs, an option is out of range or belongs to another figure.
+    """
+    if options.out is not None and options.out.suffix not in KINDS:
+        raise ValueError(f"out is {options.out}; it must end in {', '.join(KINDS)}")
+    needed = {3: len(options.runs) >= 1, 4: not options.runs, 5: len(options.runs) == 2}[options.number]
+    if not needed:
+        wants = {3: "run folders", 4: "no run folder: it reads --record", 5: "two run folders, without and with anchors"}
+        raise ValueError(f"figure {options.number} takes {wants[options.number]}; {len(options.runs)} were given")
+    usual = FigureOptions(options.number)
+    for name, numbers in OF_FIGURES.items():
+        if options.number not in numbers and getattr(options, name) != getattr(usual, name):
+            raise ValueError(f"--{name} is for figure{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))}")
+    if options.rows < 1:
+        raise ValueError(f"rows is {options.rows}; it must be at least 1")

@@ -104,13 +104,15 @@ def read_published(path: Path) -> PublishedCheckpoint:
 
     Raises:
         ValueError: there is no such file, it is cut or no checkpoint, it asks for a Python type that is not allowed (which is
-            named), or there is no state dict in it (the keys that are there are named).
+            named), it is of a run of this package, or there is no state dict in it (the keys that are there are named).
     """
     content = _load(path)
     if not isinstance(content, Mapping):
         raise ValueError(
             f"{path} holds a {type(content).__name__}; expected a dict with model_states.net or state_dict, or a state dict"
         )
+    if {"format", "model", "state"} <= content.keys():
+        raise ValueError(f"{path} is a checkpoint of a run of aib, which needs none of this; go on with its run folder")
     states = content.get("model_states")
     found = states.get("net") if isinstance(states, Mapping) else content.get("state_dict")
     if found is None and all(isinstance(value, Tensor) for value in content.values()):

@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from aib.data.open import is_there, open_data
+from aib.train.checkpoint import load_checkpoint
 from aib.train.config import TrainConfig, same_run
 from aib.train.origin import locate_data
 from aib.train.run_folder import BUSY, RunFolder
@@ -61,7 +62,7 @@ class SweepRun:
         """How far the run is.
 
         Raises:
-            ValueError: its folder holds another run, or something else.
+            ValueError: its folder holds another run, or something else, or its checkpoint is damaged.
         """
         folder = RunFolder(self.path)
         if not folder.has("config.toml"):
@@ -69,7 +70,11 @@ class SweepRun:
             return "absent"
         if not same_run(folder.config, self.config):
             raise ValueError(f"{self.path} holds a run with other options; choose another folder with --out")
-        if folder.finished_epochs < self.config.optim.epochs or not folder.weights.is_file():
+        epochs = self.config.optim.epochs
+        if folder.finished_epochs < epochs or not folder.weights.is_file():
+            return "begun"
+        # the log is ahead of the checkpoint for a moment; a finished run may do without its checkpoints
+        if not folder.has("eval/test.json") and folder.last.exists() and load_checkpoint(folder.last)["state"]["epoch"] < epochs:
             return "begun"
         return "evaluated" if folder.has("eval/test.json") else "trained"
 
