@@ -17,6 +17,7 @@ from aib.attention import SpatialAttention
 from aib.bottleneck import LatentBottleneck, shallow_decoder
 from aib.classifier import AttentiveClassifier, PlainClassifier, SplitBackbone
 from aib.functional import Modulation
+from aib.models.dropout import Dropout
 from aib.models.registry import register
 
 __all__ = ["wrn", "wrn_aib", "wrn_aib_qt"]
@@ -47,7 +48,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = Dropout(DROPOUT)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.shortcut = None if channels == width else nn.Conv2d(channels, width, 1, stride, bias=False)
 
