@@ -23,8 +23,14 @@ beside the ratios to give their size. A target counts as reached where the whole
 `python docs/make_performance.py`.
 """
 
-REASONS: dict[str, str] = {}
-"""By subject: what limits a target that is not reached."""
+REASONS = {
+    "step": """*Unclear* is a median below the target whose interval reaches over it: rounds of seconds scatter on a shared machine.
+What a step has beside its floor is batch normalisation, ReLU, pooling, dropout and the optimiser.""",
+    "quantizer": """Beside the table of distances, 256 anchors miss their target by some hundredths. Nearly all of our time is the
+binary search of `torch.bucketize`, whose branches a processor cannot guess for scores that are drawn evenly; a grid before it would
+be faster, and wrong where two midpoints share a cell ([docs/log.md](log.md)).""",
+}
+"""By subject: what limits a target that is not reached, or not with certainty."""
 
 
 def section(subject: str) -> str:

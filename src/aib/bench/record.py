@@ -38,7 +38,7 @@ class Settings:
         quick: the smallest form that still runs everything; its numbers are not worth quoting.
         width: factor on the channels of the networks.
         batch_size: images in a batch.
-        run: a trained run for `samples`, which adds the errors of each kind of evaluation.
+        run: a trained run for `samples`, which adds the errors of each kind of evaluation, and for `score`.
         seed: of the order of the variants, the networks and the images.
 
     Raises:

@@ -2,63 +2,87 @@
 
 Bare is ``forward_details`` on ready-made normalised images, in chunks of the same sizes; scored is everything from uint8 images to
 the summaries of four sizes of coloured windows, four of patches of another set, low and high frequencies, with the model's own map
-as the only source. Images are noise.
+as the only source. Networks are untrained and images noise; with a run it is the run's network on all of its test images.
 
 Target: at most 1.15 times the bare passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from aib.bench.networks import CLASSES
 from aib.bench.record import Findings, Settings, Target
 from aib.bench.timing import take_turns
 from aib.classifier import Classifier
-from aib.data.bundle import TensorSplit
+from aib.data.bundle import TensorSplit, batch_indices
 from aib.interpret.consistency import BLOCK, CPU_BATCH, OWN_MAP, measure_consistency
 from aib.interpret.explainers import evaluating
 from aib.interpret.named_edits import frequency_edits, window_edits
 from aib.models import create_model
+from aib.train.run_data import open_run_data
+from aib.train.weights import load_run
 
 __all__ = ["measure"]
 
 MODELS: dict[str, dict[str, Any]] = {"vgg_aib_qt": {"width": 0.125}, "fast_aib_qt": {}}
 SCORE_TARGET = 1.15
+Statistics = tuple[Sequence[float], Sequence[float]]
+Case = tuple[dict[str, Any], Classifier, Tensor, Statistics]
+"""What is measured in words, the network, uint8 images and their normalisation."""
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 BARE, SCORED = "bare forward passes", "scored"
 
 
 def measure(settings: Settings, say: Callable[[str], None]) -> Findings:
-    """See the top of the file; a case is a network."""
-    count = 16 if settings.quick else 160
+    """See the top of the file; a case is a network: the run's, or some of the package's."""
     batch_size = settings.batch_size or (CPU_BATCH if settings.device == "cpu" else 1024)
+    most = 16 if settings.quick else None
     found = Findings()
-    for name, options in list(MODELS.items())[: 1 if settings.quick else None]:
-        if settings.width is not None and "width" in options:
-            options = {"width": settings.width}
-        case = {"model": name, **options, "images": count, "batch": batch_size}
+    for case, model, pixels, statistics in [_of_run(settings.run, settings, most)] if settings.run else _untrained(settings):
+        case |= {"images": len(pixels), "batch": batch_size}
         say(", ".join(map(str, case.values())))
-        model = create_model(name, CLASSES, **options).to(settings.device)
-        variants, passes = _variants(model, count, batch_size, settings)
+        variants, passes = _variants(model, pixels, statistics, batch_size, settings)
         timings = take_turns(variants, BARE, **settings.turns())
         found.rows.append(timings.as_row(case, items=passes))
-        found.targets.append(Target(f"{name}: scored / bare", "<=", SCORE_TARGET, timings.ratio(SCORED)))
+        found.targets.append(Target(f"{case['model']}: scored / bare", "<=", SCORE_TARGET, timings.ratio(SCORED)))
     return found
 
 
-def _variants(model: Classifier, count: int, batch_size: int, settings: Settings) -> tuple[dict[str, Callable[[], object]], int]:
-    """Both variants and the forward passes in each, for ``count`` images of 32x32."""
+def _of_run(path: Path, settings: Settings, most: int | None) -> Case:
+    """A run's network with its test images, the first ``most`` of them."""
+    run = load_run(path, device=settings.device)
+    test = open_run_data(run).test
+    pixels = torch.cat([batch.images for batch in test.batches(batch_indices(torch.arange(len(test))[:most], 1000))])
+    return {"model": f"{run.card['name']} ({path})"}, run.model, pixels, (run.mean, run.std)
+
+
+def _untrained(settings: Settings) -> Iterator[Case]:
+    """Networks of the package, with noise for images."""
     generator = torch.Generator().manual_seed(settings.seed)
-    pixels, others = (torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator) for n in (count, 1000))
-    split = TensorSplit(pixels, torch.zeros(count, dtype=torch.int64))
+    for name, options in list(MODELS.items())[: 1 if settings.quick else None]:
+        if settings.width is not None and "width" in options:
+            options = {"width": settings.width}
+        pixels = torch.randint(0, 256, (16 if settings.quick else 160, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        yield {"model": name, **options}, create_model(name, CLASSES, **options).to(settings.device), pixels, STATISTICS
+
+
+def _variants(
+    model: Classifier, pixels: Tensor, statistics: Statistics, batch_size: int, settings: Settings
+) -> tuple[dict[str, Callable[[], object]], int]:
+    """Both variants and the forward passes in each, for images (N, C, H, W) in uint8."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    others = torch.randint(0, 256, (1000, *pixels.shape[1:]), dtype=torch.uint8, generator=generator)
+    split = TensorSplit(pixels, torch.zeros(len(pixels), dtype=torch.int64))
     edits = window_edits(others={"other": others}) + frequency_edits()
     block = BLOCK * (1 + len(edits))
-    group, total = max(1, batch_size // block) * block, count * (1 + len(edits))
-    inputs = torch.randn(group, 3, 32, 32, generator=generator).to(settings.device)
+    group, total = max(1, batch_size // block) * block, len(pixels) * (1 + len(edits))
+    inputs = torch.randn(group, *pixels.shape[1:], generator=generator).to(settings.device)
 
     def bare() -> None:
         with torch.no_grad(), evaluating(model):
@@ -67,7 +91,7 @@ def _variants(model: Classifier, count: int, batch_size: int, settings: Settings
                     model.forward_details(some)
 
     def scored() -> None:
-        result = measure_consistency(model, split, *STATISTICS, edits, batch_size=batch_size)
+        result = measure_consistency(model, split, *statistics, edits, batch_size=batch_size)
         for edit in edits:
             result.summary(OWN_MAP, edit)
 

@@ -36,7 +36,7 @@ class BenchOptions:
     batch_size: int | None = None
     """Images in a batch; each subject has its own default."""
     run: Path | None = None
-    """A trained run for the subject samples, which then adds the error of each kind of evaluation."""
+    """A trained run: samples then adds the error of each kind of evaluation, and score takes its network and test images."""
     seed: int = 0
     """Of the order of the variants, of networks and images."""
     out: Path = Path("results/bench")

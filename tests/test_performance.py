@@ -1,0 +1,38 @@
+"""docs/performance.md is what its script writes from results/bench, and explains what is not reached."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from aib.bench import SUBJECTS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_performance", ROOT / "docs" / "make_performance.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_its_script_writes(script: ModuleType) -> None:
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert page == script.page(), "run python docs/make_performance.py"
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_subject_is_measured_and_what_it_misses_has_a_reason(subject: str, script: ModuleType) -> None:
+    result = json.loads((script.RESULTS / f"{subject}.json").read_text(encoding="utf-8"))
+    assert not result["settings"]["quick"]
+    assert "+" not in result["machine"]["commit"]  # numbers of code that nobody has
+    missed = [target["name"] for target in result["targets"] if target["reached"] != "yes"]
+    assert bool(missed) == (subject in script.REASONS), missed
