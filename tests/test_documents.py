@@ -24,6 +24,7 @@ DOCUMENTS = (
     "THIRD_PARTY.md",
     "docs/log.md",
     "docs/many_machines.md",
+    "docs/performance.md",
 )
 PLACES = ("", "src/aib", "tests")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)")
