@@ -141,6 +141,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = ("--out", str(tmp_path / "out"))
+    assert "--run is for the subjects samples and score" in refused(capsys, "step", "--run", str(tmp_path), *out)
     assert "no subject 'stepp'; did you mean 'step'? Subjects are step, quantizer" in refused(capsys, "score", "stepp", *out)
     assert "repeats is 0; it must be at least 1" in refused(capsys, "step", "--repeats", "0", *out)
     assert "threads is 0" in refused(capsys, "step", "--threads", "0", *out)

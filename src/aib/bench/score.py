@@ -79,7 +79,9 @@ def _variants(
     generator = torch.Generator().manual_seed(settings.seed)
     others = torch.randint(0, 256, (1000, *pixels.shape[1:]), dtype=torch.uint8, generator=generator)
     split = TensorSplit(pixels, torch.zeros(len(pixels), dtype=torch.int64))
-    edits = window_edits(others={"other": others}) + frequency_edits()
+    share = min(pixels.shape[-2:]) / 32
+    sizes = [max(1, round(size * share)) for size in (4, 8, 12, 16)]
+    edits = window_edits(sizes, {"other": others}) + frequency_edits((12 * share,), (4 * share,))
     block = BLOCK * (1 + len(edits))
     group, total = max(1, batch_size // block) * block, len(pixels) * (1 + len(edits))
     inputs = torch.randn(group, *pixels.shape[1:], generator=generator).to(settings.device)
