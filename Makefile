@@ -21,8 +21,8 @@ help: ## list these commands
 demo: install ## train on the embedded images, compare, and open the report: about 4 minutes (ARGS="--help" for its options)
 	$(BIN)/python -m aib demo $(ARGS)
 
-test: lint ## style, types and tests: under 5 minutes (ARGS="tests/test_anchors.py" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+test: lint ## style, types and tests: under 5 minutes on two cores (ARGS="tests/test_anchors.py" for some of them)
+	$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile)
 
 test-interop: install-dev ## the adapters against pytorch-grad-cam and quantus themselves
 	$(PIP) -e '.[dev,interop]' | $(LARGE)
