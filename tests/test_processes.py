@@ -347,7 +347,8 @@ def test_an_error_that_all_have_is_said_once_and_one_alone_ends_all(tmp_path: Pa
 
     ends = run_ranks(2, lambda rank: watched(rank, 2, frozen), tmp_path, 30)
     assert [code for code, _ in ends] == [2, 2]
-    assert ends[0][1].startswith("the processes have lost each other (RuntimeError: [gloo] Timed out")
+    # the first to give up says so; on a busy machine the other hears of it before it gives up itself
+    assert any(said.startswith("the processes have lost each other (RuntimeError: [gloo] Timed out") for _, said in ends)
 
 
 @posix
