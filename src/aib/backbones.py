@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import mmap
 import sys
 import zipfile
 from collections.abc import Iterable
@@ -16,6 +17,9 @@ __all__ = ["check_saved", "create_backbone", "declared_input_size", "image_size"
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
+SPARSE = b"_rebuild_sparse"
+"""In every pickle that holds a sparse tensor."""
+
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Type and message of ``error`` on one line of at most ``limit`` characters or so."""
@@ -27,16 +31,20 @@ def check_saved(path: Path) -> None:
     """Refuse a file that is not laid out as `torch.save` does, before `torch.load` sees it.
 
     Raises:
-        ValueError: it is neither a zip file nor a pickle (a tar file, as torch wrote before 2017, would be unpacked), or a zip file
-            with compressed or overlapping members, as decompression bombs have.
+        ValueError: it is neither a zip file nor a pickle (a tar file, as torch wrote before 2017, would be unpacked), a zip file
+            with compressed or overlapping members, as decompression bombs have, or it holds sparse tensors.
         Exception: of many kinds, where the zip file is damaged.
     """
     with path.open("rb") as file:
         start = file.read(2)
+        if start[:1] != b"\x80" and start != b"PK":
+            raise ValueError("it begins like no file that torch.save writes")
+        # torch refuses them as well, but what it notes of them for its checks would fall on the next file that it loads
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(SPARSE) >= 0:
+                raise ValueError("it holds sparse tensors, of which no weights are made")
     if start[:1] == b"\x80":
         return
-    if start != b"PK":
-        raise ValueError("it begins like no file that torch.save writes")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -148,7 +156,8 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         if keys:
             raise ValueError(
                 f"pretrained weights {str(path)!r} are of another network than {type(network).__name__}: the file {problem} "
-                f"{', '.join(keys[:3])}" + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+                f"{', '.join(key if key.isprintable() else repr(key) for key in keys[:3])}"
+                + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
             )
 
 

@@ -25,7 +25,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
     Raises:
         FileNotFoundError: there is none.
-        OSError: the system refuses it.
+        OSError: the system refuses it; the file is named.
         ValueError: it is no regular file (a pipe would block for ever, a device may never end), is too large or no UTF-8; the
             message gives the reason, not the path.
     """
@@ -34,4 +34,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
         raise ValueError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
     if status.st_size > MAX_TEXT_BYTES:
         raise ValueError(f"it has {status.st_size:,} bytes; at most {MAX_TEXT_BYTES:,} are read")
-    return path.read_text(encoding="utf-8", errors=errors)
+    try:
+        return path.read_text(encoding="utf-8", errors=errors)
+    except OSError as error:  # of reading, which other than that of opening does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from None

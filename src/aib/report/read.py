@@ -167,7 +167,7 @@ def _toml(file: Path) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(read_text(file))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also of a whole number with thousands of digits
         raise ValueError(f"{file}: not valid TOML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise ValueError(f"{file}: not valid TOML: it is nested too deeply") from None

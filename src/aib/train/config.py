@@ -302,6 +302,8 @@ def _refuse_unknown(given: Mapping[str, Any], allowed: list[str], message: str) 
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """``value`` as the annotated type, without guessing: an int may stand for a float, a list for a tuple."""
     options = list(_union(hint))
+    if isinstance(value, str) and "\0" in value:  # no file has such a name
+        raise ValueError(f"{where} is {reprlib.repr(value)}; it must have no null character")
     numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) is int]
     if not all(-(2**63) <= v < 2**63 for v in numbers):
         raise ValueError(f"{where} is a whole number of more than 64 bits")

@@ -13,6 +13,7 @@ from typing import Any
 from aib.data.bundle import DataBundle
 from aib.data.fingerprint import fingerprint, other_split
 from aib.data.open import DATA_NAMES, is_there
+from aib.data.texts import printable
 from aib.train.config import DataConfig
 from aib.train.run_folder import RunFolder
 
@@ -58,7 +59,7 @@ def locate_data(folder: RunFolder, data: DataConfig, root: str | None = None) ->
             if path.exists():
                 return replace(data, data=str(path))
         places, way = [str(path) for path in tried], f"name the folder that holds {wanted.name} with --root"
-    raise ValueError(f"the run's data, {data.data}, are not in {' nor in '.join(places)}; {way}")
+    raise ValueError(printable(f"the run's data, {data.data}, are not in {' nor in '.join(places)}; {way}"))
 
 
 def locate_root(folder: RunFolder, name: str, root: str | None = None) -> Path:
