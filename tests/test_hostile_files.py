@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,11 +28,13 @@ from aib.cli import main
 from aib.data import images, open_data
 from aib.data.checksums import md5_of, unpack
 from aib.data.images import decode_image, read_image
+from aib.data.texts import read_text
 from aib.paper.tables import read_runs
 from aib.report import build_report
 from aib.train.checkpoint import FORMAT, load_checkpoint
 from aib.train.config import read_config
 from aib.train.convert import read_published
+from aib.train.origin import locate_data
 from aib.train.results_table import update_table
 from aib.train.score_record import SCORE_COLUMNS
 from aib.train.weights import load_run
@@ -172,6 +175,19 @@ def test_no_payload_runs(read: Callable[[Path], object], zipped: bool, tmp_path:
     assert marker.exists()
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("read", WEIGHT_READERS)
+def test_sparse_weights_are_refused_and_spoil_no_later_file(read: Callable[[Path], object], zipped: bool, tmp_path: Path) -> None:
+    path, good = tmp_path / "weights.pth", tmp_path / "good.pth"
+    torch.save({"a": torch.zeros(1)}, good)
+    lying = torch.sparse_coo_tensor(torch.tensor([[7]]), torch.ones(1), (3,), check_invariants=False)
+    torch.save({"format": FORMAT, "model": {"a": lying}, "state_dict": {"a": lying}}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"weights\.pth") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+    assert torch.load(good, weights_only=True).keys() == {"a"}
+
+
 def test_weights_that_expand_are_refused(tmp_path: Path, seeds: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"format": FORMAT, "state_dict": {"a": torch.zeros(20_000_000)}}, tmp_path / "whole.pth")
@@ -215,6 +231,35 @@ def test_what_a_library_says_in_lines_is_told_in_one(tmp_path: Path, seeds: Path
     assert "\n" not in str(caught.value)
 
 
+def test_names_of_several_lines_are_told_in_one(tmp_path: Path, seeds: Path) -> None:
+    from safetensors.torch import save_file
+
+    run, path = copied(seeds, "run", tmp_path), tmp_path / "weights.safetensors"
+    save_file({**create_backbone("resnet10t").state_dict(), "a\nb": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"has the unknown 'a\\nb'"):
+        create_backbone("resnet10t", pretrained=str(path))
+    data = replace(run.config.data, data="a\nb")
+    with pytest.raises(ValueError, match=r"the run's data, a\\nb, are not in \S+; name the folder") as caught:
+        locate_data(run, data)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_fails_while_it_is_read_is_named(tmp_path: Path) -> None:
+    path = Path("/proc/self/mem")  # a regular file of no bytes, whose first ones nobody may read
+    if not path.exists():
+        pytest.skip("needs Linux's /proc")
+    with pytest.raises(OSError, match="/proc/self/mem"):
+        read_text(path)
+
+
+def test_half_a_character_becomes_a_question_mark_in_a_report(tmp_path: Path, seeds: Path) -> None:
+    run = copied(seeds, "shown", tmp_path).path
+    card = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps({**card, "class_names": ["\ud83d", *card["class_names"][1:]]}))
+    build_report([run], tmp_path / "report.html")
+    assert "</html>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_weights_too_large_to_multiply_are_told(tmp_path: Path, seeds: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -231,7 +276,10 @@ def test_weights_too_large_to_multiply_are_told(tmp_path: Path, seeds: Path, cap
 # --- texts nobody writes
 
 
-@pytest.mark.parametrize("text", ["a = " + "[" * 5000 + "]" * 5000, "a." * 5000 + "a = 1", "[optim]\nlr = " + "9" * 5000, "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["a = " + "[" * 5000 + "]" * 5000, "a." * 5000 + "a = 1", "[optim]\nlr = " + "9" * 5000, "\x00", '[data]\ndata = "a\\u0000b"'],
+)
 def test_absurd_recipes_are_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)

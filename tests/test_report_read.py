@@ -50,6 +50,7 @@ def test_a_repeated_epoch_takes_its_last_line(tmp_path: Path) -> None:
         ("model.json", b'{"name": "x"}', r"model\.json, line 1: lacks 'num_classes', 'class_names'"),
         ("model.json", b"\xff\xfe\x00", r"model\.json cannot be read as text"),
         ("config.toml", b"[data\nx = 1", r"config\.toml: not valid TOML.*line 1"),
+        ("config.toml", b"a = 1" + b"0" * 5000, r"config\.toml: not valid TOML: Exceeds the limit"),
         ("eval/test.json", b'{"n": 3}', r"test\.json, line 1: lacks 'error'"),
         ("eval/test.npz", b"PK\x03\x04cut", r"test\.npz cannot be read"),
         ("eval/test-gallery.json", b'[{"group": "right"}]', r"gallery\.json, entry 1: lacks 'image'"),
