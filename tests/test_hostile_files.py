@@ -181,7 +181,8 @@ def test_sparse_weights_are_refused_and_spoil_no_later_file(read: Callable[[Path
     path, good = tmp_path / "weights.pth", tmp_path / "good.pth"
     torch.save({"a": torch.zeros(1)}, good)
     lying = torch.sparse_coo_tensor(torch.tensor([[7]]), torch.ones(1), (3,), check_invariants=False)
-    torch.save({"format": FORMAT, "model": {"a": lying}, "state_dict": {"a": lying}}, path, _use_new_zipfile_serialization=zipped)
+    content = {"format": FORMAT, "model": {"a": lying}, "state_dict": {"a": lying}, "x": Payload(tmp_path / "ran")}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=r"weights\.pth") as caught:
         read(path)
     assert "\n" not in str(caught.value)
