@@ -23,14 +23,16 @@ beside the ratios to give their size. A target counts as reached where the whole
 `python docs/make_performance.py`.
 """
 
-REASONS = {
+REMARKS = {
     "step": """*Unclear* is a median below the target whose interval reaches over it: rounds of seconds scatter on a shared machine.
 What a step has beside its floor is batch normalisation, ReLU, pooling, dropout and the optimiser.""",
     "quantizer": """Beside the table of distances, 256 anchors miss their target by some hundredths. Nearly all of our time is the
 binary search of `torch.bucketize`, whose branches a processor cannot guess for scores that are drawn evenly; a grid before it would
 be faster, and wrong where two midpoints share a cell ([docs/log.md](log.md)).""",
+    "score": """Other work ran beside this one and fell on the bare passes more often: the ratio of the processor's time is the one to
+quote.""",
 }
-"""By subject: what limits a target that is not reached, or not with certainty."""
+"""By subject: what limits a target that is not reached, or not with certainty, and what else a number needs beside it."""
 
 
 def section(subject: str) -> str:
@@ -43,8 +45,8 @@ def section(subject: str) -> str:
         lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]
         parts.append("\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines))
     parts.append("\n".join(wrapped(f"- {sentence}", "  ") for sentence in sentences(result)))
-    if subject in REASONS:
-        parts.append(wrapped(REASONS[subject]))
+    if subject in REMARKS:
+        parts.append(wrapped(REMARKS[subject]))
     where = machine["device"] if result["settings"]["device"] == "cuda" else machine["cpu"]
     loads = f"load {machine['load']:g} before and {machine['load_after']:g} after, " if machine["load_after"] is not None else ""
     parts.append(
