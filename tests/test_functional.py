@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from aib import functional
 from aib.functional import (
     STD_FLOOR,
     STD_OFFSET,
@@ -189,6 +192,42 @@ def test_half_precision_scores_pick_the_anchors_of_their_float32_copies(dtype: t
     in_half = (scores[:, None] - anchors.to(dtype)).abs().argmin(1)
     if dtype == torch.bfloat16:
         assert not torch.equal(in_half, expected)
+
+
+@given(
+    st.lists(st.one_of(SIXTY_FOURTHS, st.floats(width=32, allow_nan=False)), min_size=1, max_size=30),
+    st.lists(st.one_of(SIXTY_FOURTHS, st.floats(width=32, allow_nan=False)), min_size=1, max_size=30),
+    st.sampled_from([1, 3, 100]),
+)
+def test_cells_count_what_a_binary_search_does(scores: list[float], edges: list[float], crowd: int) -> None:
+    # the edges are among the scores: what lies on an edge is where the two could differ
+    values, ordered = torch.tensor(scores + edges), torch.tensor(edges).sort().values
+    with mock.patch.multiple(functional, FEW_SCORES=0, MOST_IN_CELL=crowd):
+        assert torch.equal(functional._count_below(values, ordered), torch.bucketize(values, ordered, out_int32=True))
+
+
+@pytest.mark.parametrize("spread", [lambda q: torch.linspace(0, 1, q), torch.rand, lambda q: torch.rand(q) ** 8, torch.ones])
+@pytest.mark.parametrize("num_anchors", [1, 2, 20, 256])
+def test_many_scores_find_the_anchors_that_few_do(spread: Callable[[int], Tensor], num_anchors: int) -> None:
+    scores, anchors = torch.rand(2 * functional.FEW_SCORES) * 1.2 - 0.1, spread(num_anchors)
+    few = torch.cat([nearest_anchor(some, anchors) for some in scores.split(1000)])
+    assert torch.equal(nearest_anchor(scores, anchors), few)
+
+
+def test_crowded_edges_are_left_to_the_binary_search() -> None:
+    scores, even = torch.rand(functional.FEW_SCORES), torch.linspace(0, 1, 20)
+    with mock.patch.object(torch, "bucketize", side_effect=torch.bucketize) as search:
+        nearest_anchor(scores, even)
+        assert not search.called
+        nearest_anchor(scores, even**12)
+        assert search.called
+
+
+def test_a_nan_among_many_scores_still_indexes_an_anchor() -> None:
+    scores = torch.rand(functional.FEW_SCORES)
+    scores[::7] = math.nan
+    indices = nearest_anchor(scores, torch.linspace(0, 1, 20))
+    assert 0 <= indices.min() <= indices.max() <= 19
 
 
 def test_nearest_anchor_keeps_the_shape_of_strided_scores() -> None:

@@ -39,6 +39,14 @@ STD_OFFSET = -5.0
 STD_FLOOR = 1e-6
 """Smallest standard deviation, so that its logarithm stays finite for any input."""
 
+FEW_SCORES = 1 << 14
+"""Below this number of scores a binary search is as fast as cells."""
+
+CELLS_PER_EDGE = 4
+
+MOST_IN_CELL = 3
+"""Edges in one cell with which cells are still faster than a binary search."""
+
 REFERENCE_LOG_SCALE_MAX = 40.0
 """Largest logarithm of the scale in the reference divergence, whose square would overflow float32 from 44 on."""
 
@@ -95,7 +103,7 @@ def nats_to_bits(nats: float) -> float:
 
 
 def nearest_anchor(scores: Tensor, anchors: Tensor) -> Tensor:
-    """Index of the anchor nearest to each score (eq. 9), in O(log Q) a score and without a (scores, Q) table.
+    """Index of the anchor nearest to each score (eq. 9), in at most O(log Q) a score and without a (scores, Q) table.
 
     The anchors are sorted and the scores located among their midpoints; anchors need not come sorted. A score exactly between
     two anchors takes the smaller one. Comparisons are in float32, so that bfloat16 scores pick the anchor their float32 copy picks.
@@ -114,8 +122,32 @@ def nearest_anchor(scores: Tensor, anchors: Tensor) -> Tensor:
         raise ValueError(f"anchors have shape {tuple(anchors.shape)}; expected (Q,) with Q >= 1")
     ordered, order = anchors.detach().float().sort()
     midpoints = (ordered[:-1] + ordered[1:]) / 2
-    places = torch.bucketize(scores.detach().float().reshape(-1), midpoints, out_int32=True)
+    places = _count_below(scores.detach().float().reshape(-1), midpoints)
     return order.index_select(0, places).view(scores.shape)
+
+
+def _count_below(scores: Tensor, edges: Tensor) -> Tensor:
+    """(N,) int32, how many of the sorted ``edges`` lie below each of ``scores`` (N,): ``torch.bucketize``, on a CPU in less time.
+
+    The branches of a binary search are what a processor guesses worst. So the line is cut into cells first, and a score compared
+    only with the edges in its own cell: as `cell` never falls where its argument grows, edges in cells before lie below the score
+    and edges in cells behind do not, rounding or not. Where edges crowd in one cell, where scores are few, and elsewhere than on
+    a CPU, where asking for the largest count would wait for the device, it is the binary search.
+    """
+    if len(scores) < FEW_SCORES or not len(edges) or scores.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.bucketize(scores, edges, out_int32=True)
+    cells = CELLS_PER_EDGE * len(edges)
+    scale = cells / (edges[-1] - edges[0])
+
+    def cell(values: Tensor) -> Tensor:
+        return ((values - edges[0]) * scale).nan_to_num_(0.0, cells, 0.0).clamp_(0, cells).to(torch.int32)
+
+    counts = torch.bincount(cell(edges), minlength=cells + 1)
+    if (crowd := int(counts.max())) > MOST_IN_CELL:
+        return torch.bucketize(scores, edges, out_int32=True)
+    before = (counts.cumsum(0) - counts).int().index_select(0, cell(scores))
+    edges = F.pad(edges, (0, crowd), value=math.inf)
+    return sum((scores > edges[i:].index_select(0, before) for i in range(crowd)), start=before)
 
 
 def straight_through(scores: Tensor, quantized: Tensor) -> Tensor:
