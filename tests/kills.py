@@ -115,7 +115,7 @@ def kill_runs(
 ) -> list[Kill]:
     """SIGKILL to trainings at ``kills`` moments: two thirds at points (every one before one comes twice), the others at any time.
 
-    Every run is resumed after a kill, up to four times, and at its end compared with the undisturbed one.
+    Of many kills some fall into every part of the writing of a checkpoint. Every run is resumed after a kill, up to four times, and at its end compared with the undisturbed one.
 
     Raises:
         AssertionError: a file cannot be read, a checkpoint was lost, or a run ended otherwise.
@@ -124,7 +124,10 @@ def kill_runs(
     once = set(whole.points[: whole.points.index("step")])  # what a resumed run does not come to
     names = sorted(counts)
     wanted = min(kills - kills // 3, len(names))
-    moments: list[str | None] = [*chooser.sample(names, wanted), *([None] * (kills - wanted))]
+    writes = [name for name in names if name.endswith("last.ckpt")]
+    sure = writes if wanted >= 2 * len(writes) else []
+    others = chooser.sample([name for name in names if name not in sure], wanted - len(sure))
+    moments: list[str | None] = [*sure, *others, *([None] * (kills - wanted))]
     chooser.shuffle(moments)
     found: list[Kill] = []
     run, killed, step = 0, KILLS_PER_RUN, 0
