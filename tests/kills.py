@@ -115,8 +115,8 @@ def kill_runs(
 ) -> list[Kill]:
     """SIGKILL to trainings at ``kills`` moments: two thirds at points (every one before one comes twice), the others at any time.
 
-    Of many kills some fall into every part of the writing of a checkpoint. Every run is resumed after a kill, up to four times, and at
-    its end compared with the undisturbed one.
+    Of many kills some fall into every part of the writing of a checkpoint. Every run is resumed after a kill, up to four times,
+    and at its end compared with the undisturbed one.
 
     Raises:
         AssertionError: a file cannot be read, a checkpoint was lost, or a run ended otherwise.
