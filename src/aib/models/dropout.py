@@ -1,7 +1,7 @@
 """Dropout with random numbers that cost a CPU less.
 
 torch draws a whole random number for every element on a CPU, which takes 5 % of a training step of ``wrn_aib_qt``; here a draw of
-64 bits serves four elements, 16 bits each. Elsewhere and in compiled passes it is torch's own.
+64 bits serves four elements, 16 bits each. Elsewhere it is torch's own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         """``input`` of any shape, in training with elements at zero and the others scaled up so that the mean stays."""
         dropped = round(self.p * STEPS)
-        if not self.training or not 0 < dropped < STEPS or input.device.type != "cpu" or torch.compiler.is_compiling():
+        if not self.training or not 0 < dropped < STEPS or input.device.type != "cpu":
             return super().forward(input)
         count = input.numel()
         drawn = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)

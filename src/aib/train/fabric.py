@@ -20,8 +20,9 @@ from aib.train.processes import World, follow_launcher, start_processes
 
 __all__ = ["ForwardDetails", "compiled_forward", "meet"]
 
-TOLERANCE, MIXED_TOLERANCE = 1e-3, 5e-2
-"""Largest difference of the compiled network, as a share of the largest value; the second where half precision rounds."""
+TOLERANCE, GRADIENT_TOLERANCE, MIXED_TOLERANCE = 1e-3, 1e-2, 5e-2
+"""Largest difference of the compiled network, as a share of the largest value: of logits, of gradients (3e-3 was seen in deep
+networks on four images, 2e-3 between eager ones whose weights differ by rounding), and of both where half precision rounds."""
 
 
 def meet(config: TrainConfig, devices: int | None, world: World) -> tuple[World, Any]:
@@ -152,10 +153,12 @@ def compiled_forward(
             found = one_pass(compiled)
         except Exception as error:  # of many kinds: no compiler on the machine, an operation it does not know
             raise ValueError(f"the network cannot be compiled here ({one_line(error)}); train without --compile") from error
-    for what, ours, theirs in (("logits", found[:1], eager[:1]), ("gradients", found[1:], eager[1:])):
+    for what, ours, theirs, allowed in (
+        ("logits", found[:1], eager[:1], TOLERANCE), ("gradients", found[1:], eager[1:], GRADIENT_TOLERANCE)
+    ):  # fmt: skip
         most = max(value.abs().max().item() for value in theirs)
         difference = max((a - b).abs().max().item() for a, b in zip(ours, theirs))
-        if not difference <= (MIXED_TOLERANCE if autocast is not nullcontext else TOLERANCE) * most:
+        if not difference <= (allowed if autocast is nullcontext else MIXED_TOLERANCE) * most:
             raise ValueError(
                 f"the compiled network's {what} differ from the eager one's by {difference:.2g} (the largest is {most:.2g}); "
                 "train without --compile"
