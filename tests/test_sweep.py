@@ -95,7 +95,9 @@ def test_a_sweep_that_is_stopped_goes_on(data: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     metrics = out / "beta=0" / "seed-0" / "metrics.jsonl"
     wait_for(metrics, 2)
+    process.send_signal(signal.SIGSTOP)  # as Ctrl-Z does: afterwards any thread may get the signal, and the main one has to act
     process.send_signal(signal.SIGINT)  # to the sweep alone: it has to tell its runs
+    process.send_signal(signal.SIGCONT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "every run is saved; the same command goes on" in said

@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ GRACE_SECONDS = 120.0
 """How long a run that was asked to stop may take to save itself."""
 
 WAIT_SECONDS = 0.5
-"""Between two looks at a folder that another process trains in."""
+"""Between two looks at a folder that another process trains in, or at whether this one is to stop."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def run_all(
     with _interruptible(), ThreadPoolExecutor(jobs) as pool:
         pending = {pool.submit(one, run): run for run in waiting}
         try:
-            for future in as_completed(pending):
+            for future in _as_completed(pending):
                 run, reason = pending[future], future.result()
                 done += 1
                 if reason is not None:
@@ -176,6 +176,14 @@ def run_all(
             processes.stop()
             raise
     return failed
+
+
+def _as_completed(pending: Iterable[Future[str | None]]) -> Iterator[Future[str | None]]:
+    """Every future as it ends. Waits are short: only the main thread acts on a signal, which after a Ctrl-Z another may get."""
+    left = set(pending)
+    while left:
+        ended, left = wait(left, timeout=WAIT_SECONDS, return_when=FIRST_COMPLETED)
+        yield from ended
 
 
 @contextmanager
