@@ -26,9 +26,6 @@ beside the ratios to give their size. A target counts as reached where the whole
 REMARKS = {
     "step": """*Unclear* is a median below the target whose interval reaches over it: rounds of seconds scatter on a shared machine.
 What a step has beside its floor is batch normalisation, ReLU, pooling, dropout and the optimiser.""",
-    "quantizer": """Beside the table of distances, 256 anchors miss their target by some hundredths. Nearly all of our time is the
-binary search of `torch.bucketize`, whose branches a processor cannot guess for scores that are drawn evenly; a grid before it would
-be faster, and wrong where two midpoints share a cell ([docs/log.md](log.md)).""",
     "score": """Other work ran beside this one and fell on the bare passes more often: the ratio of the processor's time is the one
 to quote.""",
 }
