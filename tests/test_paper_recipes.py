@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from aib.train.processes import World
 from aib.train.run_data import open_training_data
 from aib.train.run_folder import RunFolder
 from layouts import write_cifar, write_cub, write_svhn
+from scripts import load_script
 from test_config import changed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,12 +41,7 @@ NAMES += [f"reference/{data}/{model}" for model, data in CELLS if model in LATEN
 
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_recipes", ROOT / "docs" / "make_recipes.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("make_recipes")
 
 
 def test_every_cell_of_table_1_has_its_recipes() -> None:
