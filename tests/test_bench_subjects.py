@@ -127,7 +127,9 @@ def test_the_command_prints_ratios_beside_times_and_a_runs_errors(capsys: pytest
     assert result["command"].startswith("aib bench samples score --quick --repeats 2")
     assert {error["images"] for error in result["details"]["errors"].values()} == {12}
     plain = train(tiny_config(tmp_path / "squares.npz", tmp_path / "plain", epochs=1, model="vgg_xs", anchors=None))
-    assert "is a vgg_xs, which draws nothing" in refused(capsys, "samples", "--quick", "--run", str(plain.path), *options[3:5])
+    given = ("--quick", "--run", str(plain.path), *options[3:5])
+    assert "is a vgg_xs, which draws nothing" in refused(capsys, "samples", *given)
+    assert "is a vgg_xs, which has no map to score" in refused(capsys, "score", *given)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -142,6 +144,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = ("--out", str(tmp_path / "out"))
     assert "--run is for the subjects samples and score" in refused(capsys, "step", "--run", str(tmp_path), *out)
+    assert "--width goes without --run" in refused(capsys, "score", "--run", str(tmp_path), "--width", "1", *out)
     assert "no subject 'stepp'; did you mean 'step'? Subjects are step, quantizer" in refused(capsys, "score", "stepp", *out)
     assert "repeats is 0; it must be at least 1" in refused(capsys, "step", "--repeats", "0", *out)
     assert "threads is 0" in refused(capsys, "step", "--threads", "0", *out)

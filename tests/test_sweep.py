@@ -117,6 +117,8 @@ def test_a_log_that_is_ahead_of_its_checkpoint_is_no_end(data: Path, tmp_path: P
     state = load_checkpoint(folder.last)
     save_checkpoint(folder.last, {**state, "state": {**state["state"], "epoch": 0}})  # killed between the two
     assert run.state() == "begun"
+    folder.last.write_bytes(folder.last.read_bytes()[:1000])
+    assert run.state() == "begun"  # that it is damaged is said where it is resumed, of this run alone
     folder.last.unlink()  # to save room
     assert run.state() == "trained"
 

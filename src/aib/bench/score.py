@@ -32,6 +32,7 @@ __all__ = ["measure"]
 
 MODELS: dict[str, dict[str, Any]] = {"vgg_aib_qt": {"width": 0.125}, "fast_aib_qt": {}}
 SCORE_TARGET = 1.15
+IMAGES, QUICK_IMAGES = 160, 16
 Statistics = tuple[Sequence[float], Sequence[float]]
 Case = tuple[dict[str, Any], Classifier, Tensor, Statistics]
 """What is measured in words, the network, uint8 images and their normalisation."""
@@ -42,9 +43,8 @@ BARE, SCORED = "bare forward passes", "scored"
 def measure(settings: Settings, say: Callable[[str], None]) -> Findings:
     """See the top of the file; a case is a network: the run's, or some of the package's."""
     batch_size = settings.batch_size or (CPU_BATCH if settings.device == "cpu" else 1024)
-    most = 16 if settings.quick else None
     found = Findings()
-    for case, model, pixels, statistics in [_of_run(settings.run, settings, most)] if settings.run else _untrained(settings):
+    for case, model, pixels, statistics in _untrained(settings) if settings.run is None else [_of_run(settings.run, settings)]:
         case |= {"images": len(pixels), "batch": batch_size}
         say(", ".join(map(str, case.values())))
         variants, passes = _variants(model, pixels, statistics, batch_size, settings)
@@ -54,11 +54,14 @@ def measure(settings: Settings, say: Callable[[str], None]) -> Findings:
     return found
 
 
-def _of_run(path: Path, settings: Settings, most: int | None) -> Case:
-    """A run's network with its test images, the first ``most`` of them."""
+def _of_run(path: Path, settings: Settings) -> Case:
+    """A run's network with its test images."""
     run = load_run(path, device=settings.device)
+    if not run.model.has_map:
+        raise ValueError(f"{path} is a {run.card['name']}, which has no map to score; give a run with attention")
     test = open_run_data(run).test
-    pixels = torch.cat([batch.images for batch in test.batches(batch_indices(torch.arange(len(test))[:most], 1000))])
+    first = torch.arange(len(test))[: QUICK_IMAGES if settings.quick else None]
+    pixels = torch.cat([batch.images for batch in test.batches(batch_indices(first, 1000))])
     return {"model": f"{run.card['name']} ({path})"}, run.model, pixels, (run.mean, run.std)
 
 
@@ -68,7 +71,8 @@ def _untrained(settings: Settings) -> Iterator[Case]:
     for name, options in list(MODELS.items())[: 1 if settings.quick else None]:
         if settings.width is not None and "width" in options:
             options = {"width": settings.width}
-        pixels = torch.randint(0, 256, (16 if settings.quick else 160, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        count = QUICK_IMAGES if settings.quick else IMAGES
+        pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
         yield {"model": name, **options}, create_model(name, CLASSES, **options).to(settings.device), pixels, STATISTICS
 
 

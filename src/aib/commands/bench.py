@@ -56,6 +56,8 @@ def run(arguments: Sequence[str]) -> None:
     subjects = check_subjects(options.subjects)
     if options.run is not None and not {"samples", "score"} & set(subjects):
         raise ValueError("--run is for the subjects samples and score")
+    if options.run is not None and options.width is not None:
+        raise ValueError("--width goes without --run, whose network has a width of its own")
     settings = Settings(
         repeats=options.repeats if options.repeats is not None else 2 if options.quick else 7,
         threads=options.threads, device=options.device, quick=options.quick, width=options.width, batch_size=options.batch_size,

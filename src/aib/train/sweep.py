@@ -62,7 +62,7 @@ class SweepRun:
         """How far the run is.
 
         Raises:
-            ValueError: its folder holds another run, or something else, or its checkpoint is damaged.
+            ValueError: its folder holds another run, or something else.
         """
         folder = RunFolder(self.path)
         if not folder.has("config.toml"):
@@ -70,13 +70,18 @@ class SweepRun:
             return "absent"
         if not same_run(folder.config, self.config):
             raise ValueError(f"{self.path} holds a run with other options; choose another folder with --out")
-        epochs = self.config.optim.epochs
-        if folder.finished_epochs < epochs or not folder.weights.is_file():
+        if folder.finished_epochs < self.config.optim.epochs or not folder.weights.is_file():
             return "begun"
-        # the log is ahead of the checkpoint for a moment; a finished run may do without its checkpoints
-        if not folder.has("eval/test.json") and folder.last.exists() and load_checkpoint(folder.last)["state"]["epoch"] < epochs:
-            return "begun"
-        return "evaluated" if folder.has("eval/test.json") else "trained"
+        if folder.has("eval/test.json"):
+            return "evaluated"
+        return "trained" if self._is_kept(folder.last) else "begun"
+
+    def _is_kept(self, last: Path) -> bool:
+        """Whether the last epoch is in the checkpoint, which the log is ahead of for a moment; a finished run needs none."""
+        try:
+            return not last.exists() or load_checkpoint(last)["state"]["epoch"] >= self.config.optim.epochs
+        except ValueError:  # damaged: resuming says so, and the other runs go on
+            return False
 
     def result(self) -> dict[str, Any]:
         """The evaluation on the test images."""
