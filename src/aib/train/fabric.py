@@ -21,8 +21,8 @@ from aib.train.processes import World, follow_launcher, start_processes
 __all__ = ["ForwardDetails", "compiled_forward", "meet"]
 
 TOLERANCE, GRADIENT_TOLERANCE, MIXED_TOLERANCE = 1e-3, 1e-2, 5e-2
-"""Largest difference of the compiled network, as a share of the largest value: of logits, of gradients (3e-3 was seen in deep
-networks on four images, 2e-3 between eager ones whose weights differ by rounding), and of both where half precision rounds."""
+"""Largest difference of the compiled network, as a share of the largest value: of logits, of gradients (which jump where a rounding
+moves a ReLU or a pooling across its edge; the fewer the images the more), and of both where half precision rounds."""
 
 
 def meet(config: TrainConfig, devices: int | None, world: World) -> tuple[World, Any]:
