@@ -20,6 +20,7 @@ from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 from aib.commands.eval import summary_lines
 from aib.commands.train import TrainOptions
+from aib.interpret import map_ablation
 from aib.recipes import load_recipe
 from aib.train.config import TrainConfig
 from aib.train.evaluate import evaluate
@@ -28,7 +29,7 @@ from aib.train.record import COLUMNS, command_line, record_run
 from aib.train.run_data import open_run_data
 from aib.train.run_folder import RunFolder
 from aib.train.weights import load_run
-from tiny import tiny_config, write_folder, write_npz
+from tiny import squares, tiny_config, write_folder, write_npz
 
 Trained = tuple[RunFolder, Path]
 
@@ -123,6 +124,25 @@ def test_rate_anchors_and_ablation(result: dict[str, Any], by_hand: dict[str, An
     assert (result["last_error"] == result["error"]) or not all(
         torch.equal(a, b) for a, b in zip(last.state_dict().values(), load_run(trained[0].path).model.state_dict().values())
     )
+
+
+def test_maps_are_exchanged_between_classes_where_a_set_is_sorted(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels, _ = squares(600, 5)
+    order = labels.argsort(kind="stable")
+    np.savez(tmp_path / "sorted.npz", x_test=images[order], y_test=labels[order], x_train=images[:30], y_train=labels[:30])
+    batches: list[int] = []
+
+    def watched(model: Any, given: Any, seed: int) -> dict[str, float]:
+        kept = list(given)
+        batches.extend(int(labels.bincount().max()) for _, labels in kept[:-1])
+        return map_ablation(model, kept, seed)
+
+    monkeypatch.setattr("aib.train.evaluate.map_ablation", watched)
+    evaluate(trained[0].path, data=str(tmp_path / "sorted.npz"))
+    assert len(batches) == 2
+    assert max(batches) < 120  # of 250; 200 of a class lie together
 
 
 def test_localisation_is_beside_its_controls(result: dict[str, Any]) -> None:

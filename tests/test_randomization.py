@@ -278,13 +278,22 @@ def test_similarity_in_plain_numbers_counts_maps_that_have_none() -> None:
     maps = torch.rand(5, 1, 4, 4)
     other = maps.clone()
     other[1], other[2] = 0.3, 0.0
-    result = json.loads(json.dumps(map_similarity(maps, other), allow_nan=False))
+    result = json.loads(json.dumps(map_similarity(maps, [other]), allow_nan=False))
     assert result["n"] == 5
     assert (result["constant"], result["no_direction"]) == (2, 1)
     assert result["spearman"] == [1.0, 1.0, 1.0]
     assert 0.9 < result["cosine"][1] <= result["cosine"][0] <= 1.0
-    nothing = map_similarity(maps, torch.zeros_like(maps))
-    assert nothing == {"n": 5, "spearman": None, "constant": 5, "cosine": None, "no_direction": 5}
+    assert result["draws"] == [1.0]
+    nothing = map_similarity(maps, [torch.zeros_like(maps)])
+    assert nothing == {"n": 5, "spearman": None, "draws": [None], "constant": 5, "cosine": None, "no_direction": 5}
+
+
+def test_similarity_is_a_mean_over_draws_of_the_weights() -> None:
+    maps = torch.rand(5, 1, 4, 4)
+    found = map_similarity(maps, [maps, -maps, maps, torch.ones_like(maps)])
+    assert found["draws"] == [1.0, -1.0, 1.0, None]
+    assert found["spearman"] == pytest.approx([1 / 3] * 3)
+    assert found["constant"] == 0  # a draw without a value leaves the others'
 
 
 def test_the_sanity_check_tells_a_map_that_learned_from_one_that_did_not() -> None:
@@ -296,8 +305,8 @@ def test_the_sanity_check_tells_a_map_that_learned_from_one_that_did_not() -> No
             name: network.eval().forward_details(images).map
             for name, network in {"trained": trained, **randomized_networks(trained, fresh, images)}.items()
         }
-    assert map_similarity(maps["trained"], maps["last 25 % randomised"])["spearman"] == [1.0, 1.0, 1.0]
-    assert map_similarity(maps["trained"], maps["untrained"])["spearman"][0] < 0.9
+    assert map_similarity(maps["trained"], [maps["last 25 % randomised"]])["spearman"] == [1.0, 1.0, 1.0]
+    assert map_similarity(maps["trained"], [maps["untrained"]])["spearman"][0] < 0.9
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------------------
@@ -321,7 +330,8 @@ def test_bad_input_is_refused() -> None:
         ("ReLU has no parameters", lambda: execution_order(nn.ReLU(), images)),
         (r"maps have shapes \(4, 3, 32, 32\)", lambda: rank_correlation(images, images)),
         ("1 of 2 maps are not finite", lambda: rank_correlation(broken, torch.ones(2, 1, 1, 1))),
-        ("there are no maps", lambda: map_similarity(torch.ones(0, 1, 2, 2), torch.ones(0, 1, 2, 2))),
+        ("there are 2 maps and 0 draws", lambda: map_similarity(torch.ones(2, 1, 2, 2), [])),
+        ("there are 0 maps and 1 draws", lambda: map_similarity(torch.ones(0, 1, 2, 2), [torch.ones(0, 1, 2, 2)])),
     ]  # fmt: skip
     for message, call in bad:
         with pytest.raises(ValueError, match=message) as error:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from aib.classifier import Classifier
 from aib.cli import main
 from aib.commands.score_tables import sentences, tables
 from aib.interpret.agreement import metric_agreement
@@ -21,6 +22,7 @@ from aib.train.score import score_run
 from aib.train.score_job import ScoreJob
 from aib.train.score_settings import ScoreSettings
 from aib.train.score_sources import CONTROLS
+from aib.train.start import start_network
 from tiny import squares, tiny_config, write_npz
 
 NETWORKS = {"untrained", "attention randomised", "last 25 % randomised", "last 50 % randomised", "last 75 % randomised"}
@@ -62,6 +64,7 @@ def test_everything_is_measured_beside_its_controls(scored: dict[str, Any], run:
     assert {"uniform", "untrained@gradcam", "other image@gradcam", *GRADCAMS} <= set(beside["controls_of"]["gradcam"])
     assert set(beside["same_map"]) | set(beside["controls"]) == sources - {"own map", "gradcam"}
     assert set(scored["randomized"]) == {*NETWORKS, *(f"{name}@gradcam" for name in NETWORKS)}
+    assert all(len(numbers["draws"]) == 3 for numbers in scored["randomized"].values())
     # windows are in proportion to images of 16 pixels, patches are the embedded photographs', and three more radii are swept each
     edits = {(row["edit"], row["size"]) for row in beside["rows"]}
     main_edits = {(row["edit"], row["size"]) for row in scored["consistency"]["rows"]}
@@ -142,6 +145,9 @@ def test_the_command_prints_records_and_table_2_reads(run: Path, tmp_path: Path,
     assert main([*words, "--images", "8"]) == 2
     assert "this run's scores on 40 images, and these are on 8; record them in another file" in capsys.readouterr().err
     assert table.read_text() == first
+    assert main([*words, "--control-images", "6"]) == 2  # the difference to the best control is what is quoted
+    assert "this run's scores on 12 control images, and these are on 6; record them in another file" in capsys.readouterr().err
+    assert table.read_text() == first
     assert main([*words, "--images", "8", "--seed", "1"]) == 0  # other edits: beside the others
     assert table.read_text().splitlines()[0] == first.splitlines()[0]
     assert len(table.read_text().splitlines()) == 2 * len(first.splitlines()) - 1
@@ -162,7 +168,7 @@ def test_a_plain_run_is_scored_by_its_explainers(plain: Path, capsys: pytest.Cap
     assert found["own"] is None
     # its explainers are judged at their own resolution, Grad-CAM against itself on networks that did not learn
     assert found["beside_controls"]["map_sizes"] == {"gradcam": [8, 8], "integrated_gradients": [16, 16]}
-    assert set(found["beside_controls"]["controls_of"]["gradcam"]) >= {*CONTROLS, "untrained@gradcam", "other image@gradcam"}
+    assert set(found["beside_controls"]["controls_of"]["gradcam"]) == {*CONTROLS, "other image@gradcam"}  # as many as beside it
     assert set(found["beside_controls"]["controls_of"]["integrated_gradients"]) == {
         "uniform", "centre@16x16", "edges@16x16", "random@16x16", "other image@integrated_gradients",
     }  # fmt: skip
@@ -274,6 +280,33 @@ def test_large_networks_get_fewer_images_on_a_cpu(run: Path) -> None:
     assert replace(job, device="cuda").count(None, 300, 14, 7) == 150  # twice as many maps, half the images
     costly = ScoreJob.of(run, ScoreSettings(other="none", against=("gradcam", "iba@backbone.features")), "cpu")
     assert costly.count(None, 1000) == 100
+
+
+def test_random_weights_are_not_those_that_the_training_started_from(run: Path) -> None:
+    """A network stays close to its own start, and so does its map: rewound it would pass for one that never learned."""
+    job = ScoreJob.of(run, ScoreSettings(other="none"), "cpu")
+    start = start_network(job.run.folder.config, job.bundle)
+    first, again, second = (job.randomized(draw)["untrained"] for draw in (0, 0, 1))
+
+    def alike(one: Classifier, other: Classifier) -> float:
+        weights = (torch.cat([p.detach().flatten() for p in m.parameters() if p.ndim > 1]) for m in (one, other))
+        return float(torch.cosine_similarity(*weights, dim=0))
+
+    assert alike(first, again) == pytest.approx(1.0)
+    for one, other in ((first, start), (second, start), (first, second)):
+        assert abs(alike(one, other)) < 0.3
+    assert alike(start, job.run.model) > 0.9  # what the controls used to be
+
+
+def test_images_whose_maps_are_exchanged_are_not_of_one_class(run: Path) -> None:
+    job = ScoreJob.of(run, ScoreSettings(other="none"), "cpu")
+    order = job.split.labels.argsort(stable=True)
+    job = replace(job, split=job.split.select(order))
+    assert (job.split.labels[:12] == job.split.labels[0]).all()
+    mixed = job.mixed(40)
+    assert len(mixed) == 40
+    assert len(mixed.labels[:12].unique()) == 3
+    assert torch.equal(mixed.labels.bincount(), job.split.labels.bincount())
 
 
 def test_settings_are_drawn_without_the_global_generator(run: Path) -> None:

@@ -13,7 +13,7 @@ from aib.interpret.explainers import AttentionMap, Explainer, GradCAM, Target
 from aib.interpret.map_sources import control_maps, control_name, image_noise
 from aib.interpret.randomization import attention_modules, randomized_networks
 from aib.models import create_model
-from aib.train.score_sources import ScoreSources, attributed, cheap
+from aib.train.score_sources import CONTROLS, OTHER_IMAGE, ScoreSources, attributed, cheap
 from test_randomization import pictures, twins
 
 CASCADE = [f"last {percentage} % randomised" for percentage in (25, 50, 75)]
@@ -45,13 +45,25 @@ def test_every_judged_source_has_controls_of_its_own_resolution() -> None:
         assert {name.partition("@")[0] for name in names} >= {"uniform", "centre", "edges", "random", "other image"}
         for name in names:
             assert name == "uniform" or controls[name].shape == one.shape, (source, name)
-        assert torch.equal(controls[control_name("other image", source)][1], one[0])
+        others = controls[control_name("other image", source)]
+        assert sorted(map(bytes, others.numpy())) == sorted(map(bytes, one.numpy()))
+        assert not (others == one).flatten(1).all(1).any()
     assert set(found.controls_of(OWN_MAP)) & set(found.controls_of("gradcam")) == {"uniform"}
     assert found.not_recomputed == ["iba"]
     height, width = found.sizes["iba"]
     assert f"edges@{height}x{width}" in found.controls_of("iba")
     others = {name for name in controls if name.startswith("other")}
     assert set(found.beside()) == set(controls) - others | {*found.same_map, "gradcam", "iba"}
+
+
+def test_what_is_judged_together_has_the_same_kinds_of_controls() -> None:
+    """The best of ten controls is better than the best of five, whatever is compared with them."""
+    alone, together, costly = sources([OWN_MAP]), sources([OWN_MAP, "gradcam"]), sources([OWN_MAP, "gradcam", "iba"])
+    assert "untrained" in alone.controls_of(OWN_MAP)
+    assert {"untrained", "untrained@gradcam"} <= {*together.controls_of(OWN_MAP), *together.controls_of("gradcam")}
+    for source in costly.judged:
+        assert {name.partition("@")[0] for name in costly.controls_of(source)} == {*CONTROLS, OTHER_IMAGE}, source
+    assert {"untrained", "untrained@gradcam"} <= set(costly.networks)  # they are shown all the same
 
 
 def test_explainers_are_computed_anew_on_networks_that_did_not_learn() -> None:

@@ -135,12 +135,14 @@ class Classifier(nn.Module):
         gated: whether that map takes part in the prediction, so that ``replace_map`` changes it.
         relative_map: whether that map is divided by its own greatest value, each for itself, instead of holding scores in [0, 1]:
             then a value of one image says nothing beside that of another.
+        map_of_class: whether that map is of a class, which ``target`` chooses.
     """
 
     num_classes: int
     has_map: bool = False
     gated: bool = False
     relative_map: bool = False
+    map_of_class: bool = False
 
     def forward_details(
         self,

@@ -45,7 +45,8 @@ def map_ablation(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]], se
 
     Args:
         model: a classifier that is ``gated``; its training flags are restored.
-        batches: (images (N, C, H, W) normalised, labels (N,)) on the model's device, N of at least 2 somewhere.
+        batches: (images (N, C, H, W) normalised, labels (N,)) on the model's device, N of at least 2 somewhere; in random order,
+            since a batch of one class has no map of another.
         seed: of the permutations.
 
     Returns:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aib.interpret.ablation import derangement
+
 __all__ = ["blurred_random", "centred_gaussian", "chance", "edge_map", "other_image", "uniform"]
 
 
@@ -47,8 +49,8 @@ def edge_map(images: Tensor) -> Tensor:
     return F.conv2d(grey, torch.stack([across, across.T])[:, None]).norm(dim=1, keepdim=True)
 
 
-def other_image(maps: Tensor) -> Tensor:
-    """The maps (N, 1, H, W) of other images: image i gets the map of image i - 1, the first that of the last.
+def other_image(maps: Tensor, seed: int = 0) -> Tensor:
+    """The maps (N, 1, H, W) of other images, at random: neighbours in a data set are often of one class, or one scene.
 
     Raises:
         ValueError: there is no other image.
@@ -56,7 +58,7 @@ def other_image(maps: Tensor) -> Tensor:
     _check(maps)
     if len(maps) < 2:
         raise ValueError(f"there are {len(maps)} maps; the map of another image needs at least 2")
-    return maps.roll(1, 0).float()
+    return maps[derangement(len(maps), torch.Generator().manual_seed(seed)).to(maps.device)].float()
 
 
 def blurred_random(like: Tensor, seed: int = 0, sigma: float | None = None) -> Tensor:

@@ -115,7 +115,7 @@ def localize(
     """The localisation of named maps beside maps that know nothing, in the form of the run folder's ``"localization"``.
 
     The controls: ``"uniform"``, ``"centre"`` (a centred Gaussian), ``"random"`` (blurred noise), ``"other image"`` (the first named
-    map, each on the next image; from two images on), ``"edges"`` where ``images`` are given, and ``"chance"`` in closed form: the
+    map, each on another image; from two images on), ``"edges"`` where ``images`` are given, and ``"chance"`` in closed form: the
     share a mask covers, and for the IoU that of a set of the mask's size with the overlap expected at random.
 
     Args:
@@ -153,7 +153,7 @@ def localize(
     else:
         named = dict(maps) | {"centre": centred_gaussian(masks), "uniform": uniform(masks), "random": blurred_random(masks, seed)}
         if len(masks) > 1:
-            named["other image"] = other_image(next(iter(maps.values())))
+            named["other image"] = other_image(next(iter(maps.values())), seed)
         if images is not None:
             named["edges"] = edge_map(images)
     scores = {name: localization_scores(one, masks, mode, draws=draws, seed=seed) for name, one in named.items()}

@@ -218,26 +218,35 @@ def _ranks(maps: Tensor) -> Tensor:
     return (below + up_to - values.shape[1]).double()
 
 
-def map_similarity(first: Tensor, second: Tensor, seed: int = 0) -> dict[str, Any]:
-    """How alike two networks' maps (N, 1, h, w) of the same images are, in plain numbers, ready for JSON.
+def map_similarity(trained: Tensor, draws: Sequence[Tensor], seed: int = 0) -> dict[str, Any]:
+    """How alike a network's maps are to those of draws of random weights, of the same images; plain numbers, ready for JSON.
+
+    Args:
+        trained: (N, 1, h, w).
+        draws: as much for every draw of the weights. One alone says little: draws differ by more than images do.
+        seed: of the bootstrap.
 
     Returns:
-        ``n``; ``spearman`` and ``cosine`` as [mean, low, high] with 95 % bootstrap intervals over images, None where no image has a
-        value; ``constant``, the images without a rank correlation, since a map is constant; ``no_direction``, those without a
+        ``n``; ``spearman`` and ``cosine`` as [mean, low, high] over the draws, with 95 % bootstrap intervals over images that hold
+        for these draws, None where no image has a value; ``draws``, the mean rank correlation of each draw, None likewise;
+        ``constant``, the images without a rank correlation in any draw, since a map is constant; ``no_direction``, those without a
         cosine, since a map is zero everywhere.
 
     Raises:
-        ValueError: there is no map, the shapes differ or are not (N, 1, h, w), or a map is not finite.
+        ValueError: there is no map or no draw, the shapes differ or are not (N, 1, h, w), or a map is not finite.
     """
-    if not len(first):
-        raise ValueError("there are no maps; expected at least one")
-    result: dict[str, Any] = {"n": len(first)}
+    if not len(trained) or not draws:
+        raise ValueError(f"there are {len(trained)} maps and {len(draws)} draws; expected at least one of each")
+    result: dict[str, Any] = {"n": len(trained)}
     kinds = (("spearman", "constant", rank_correlation), ("cosine", "no_direction", map_cosine))
     for kind, missing, measure in kinds:
-        values = measure(first, second).cpu()
+        each = torch.stack([measure(trained, maps).cpu() for maps in draws])
+        values = each.nanmean(0)
         count = int(values.isnan().sum())
         result[kind] = None if count == len(values) else list(bootstrap_mean(values.numpy(), seed))
         result[missing] = count
+        if kind == "spearman":
+            result["draws"] = [None if value.isnan() else value.item() for value in each.nanmean(1)]
     return result
 
 

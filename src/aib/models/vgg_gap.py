@@ -30,6 +30,7 @@ class GapClassifier(Classifier):
 
     has_map = True
     relative_map = True
+    map_of_class = True
 
     def __init__(self, convolutions: nn.Module, width: int, num_classes: int) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,11 +30,12 @@ def information_numbers(run: LoadedRun, batches: Iterable[Tensor], seed: int = 0
         batches: normalised images on the model's device.
         seed: of the intervals.
     """
-    first, *rest = batches  # at most some hundred megabytes: images, not features
+    rest = iter(batches)
+    first = next(rest)
     with torch.no_grad():
         if run.model.forward_details(first[:1]).latent_mean is None:
             return None
-    found = measure_information(run.model, [first, *rest])
+    found = measure_information(run.model, itertools.chain([first], rest))
     numbers = found.summary(seed)
     if found.rate_maps is not None:
         numbers["attention"]["map"] = found.rate_maps.mean(0)[0].tolist()

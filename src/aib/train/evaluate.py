@@ -174,7 +174,8 @@ def _attention_numbers(run: LoadedRun, found: Predictions, split: Split, device:
             "perplexity": usage.perplexity, "smallest_gap": usage.smallest_gap,
         }  # fmt: skip
     count = min(len(split), ABLATION_IMAGES)
-    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    # not sorted: the images of a folder lie class by class, and maps are shuffled within a batch
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count]
     batches = (
         (normalize(b.images.to(device), run.mean, run.std), b.labels.to(device)) for b in split.batches(batch_indices(chosen, 250))
     )

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from aib.data.bundle import Split
 from aib.interpret.agreement import metric_agreement
 from aib.interpret.consistency import OWN_MAP, THRESHOLDS, Consistency
@@ -25,6 +27,9 @@ __all__ = ["FORMAT", "score_run"]
 
 FORMAT = 2
 """Of ``score/SPLIT.json``: since 2, controls have the resolution of what they are beside, and metrics have all of them."""
+
+DRAWS = 3
+"""Of random weights in the sanity check; the controls are networks of the first, since every draw costs as much again."""
 
 AT_MOST = 18
 """Passes on every version of an image up to which `CONTROL_IMAGES` are taken."""
@@ -131,13 +136,15 @@ def _consistency_numbers(found: Consistency, judged: list[str]) -> dict[str, Any
 
 
 def _similarity(job: ScoreJob, sources: ScoreSources, split: Split) -> dict[str, Any]:
-    """How alike the maps from each network with random weights are to those of the run's: the sanity check itself."""
+    """How alike the maps of networks with random weights are to those of the run's, over `DRAWS`: the sanity check itself."""
     batches = list(job.images(split))
     classes = predict(job.run.model, split, job.run.mean, job.run.std, device=job.device).logits.argmax(1)
     trained: Mapping[str, Any] = {
         source: attributed(sources.judged[source], batches, classes) for source in dict.fromkeys(sources.made_for.values())
     }
-    return {
-        name: map_similarity(trained[sources.made_for[name]], attributed(again, batches, classes), job.settings.seed)
-        for name, again in sources.networks.items()
-    }
+    maps: dict[str, list[Tensor]] = {name: [] for name in sources.networks}
+    for draw in range(DRAWS):  # one after the other: networks are large, maps are not
+        networks = sources.networks if draw == 0 else job.sources(draw).networks
+        for name, again in networks.items():
+            maps[name].append(attributed(again, batches, classes))
+    return {name: map_similarity(trained[sources.made_for[name]], draws, job.settings.seed) for name, draws in maps.items()}

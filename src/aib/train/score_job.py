@@ -16,7 +16,7 @@ from aib.data.bundle import DataBundle, Split, batch_indices
 from aib.interpret.choice import make_explainer
 from aib.interpret.consistency import OWN_MAP, Consistency, measure_consistency
 from aib.interpret.explainers import AttentionMap, Explainer
-from aib.interpret.map_sources import MapSource, RandomMaps
+from aib.interpret.map_sources import MapSource, RandomMaps, derived_seed
 from aib.interpret.named_edits import Edit, frequency_edits, window_edits
 from aib.interpret.randomization import randomized_networks
 from aib.train.origin import locate_root
@@ -37,6 +37,9 @@ USUAL_MACS, LEAST_IMAGES = 3e8, 30
 
 PASSES = {"own": 1, "gradcam": 3, "occlusion": 60, "integrated_gradients": 150, "iba": 300}
 """About what a map costs, in forward passes: beside explainers that take many, a CPU gets fewer images."""
+
+USUAL_OTHERS = ("svhn", "clutter", "cifar10", "cifar100")
+"""Data sets to cut windows from: the first that is at hand, is not the run's own and fits."""
 
 CALIBRATION_IMAGES = 512
 """Training images for what needs some: statistics of randomised networks, noise of the information bottleneck."""
@@ -64,18 +67,24 @@ class ScoreJob:
             raise ValueError(f"{bundle.name} has {len(split)} {settings.split} images; scores need at least 2")
         job = cls(run, bundle, split, settings, device, {})
         job = replace(job, split=job.some(settings.images), patches=_patches(settings, run, bundle, max(job.windows())))
-        shape = (run.card["channels"], *run.image_size)
-        explainers = {
-            name: make_explainer(name, run.model, shape, job.training_images(), settings.seed) for name in settings.against
-        }
+        if not settings.against:
+            return job
+        shape, known = (run.card["channels"], *run.image_size), job.training_images()
+        explainers = {name: make_explainer(name, run.model, shape, known, settings.seed) for name in settings.against}
         return replace(job, explainers=explainers)
 
     def some(self, count: int | None) -> Split:
         """At most ``count`` images drawn by the seed, in the order of the split."""
         if count is None or count >= len(self.split):
             return self.split
-        order = torch.randperm(len(self.split), generator=torch.Generator().manual_seed(self.settings.seed))
-        return self.split.select(order[:count].sort().values)
+        return self.split.select(self._order()[:count].sort().values)
+
+    def mixed(self, count: int) -> Split:
+        """At most ``count`` images drawn by the seed, in random order: what lies together in a set is often of one class."""
+        return self.split.select(self._order()[:count])
+
+    def _order(self) -> Tensor:
+        return torch.randperm(len(self.split), generator=torch.Generator().manual_seed(self.settings.seed))
 
     def count(self, asked: int | None, usual: int, maps: int = 1, at_most: int = 1) -> int:
         """Images to take: what was asked for, or the usual number; fewer on a CPU where maps or passes cost much.
@@ -131,20 +140,27 @@ class ScoreJob:
             seed=self.settings.seed, device=self.device, batch_size=self.settings.batch_size,
         )  # fmt: skip
 
-    def randomized(self) -> dict[str, Classifier]:
-        """The run's network with random weights, by name; none where no map can be taken from them at little cost."""
+    def randomized(self, draw: int = 0) -> dict[str, Classifier]:
+        """The run's network with random weights, by name; none where no map can be taken from them at little cost.
+
+        The weights are not those that the training started from, to which a trained network stays close, but another start's.
+
+        Args:
+            draw: which of as many starts as are wanted, from 0 on.
+        """
         if not self.run.model.has_map and not any(cheap(explainer) for explainer in self.explainers.values()):
             return {}
         config = self.run.folder.config
         with torch.random.fork_rng(devices=()):
-            scratch = replace(config, model=replace(config.model, pretrained=None))
+            start = derived_seed("random weights", config.run.seed, self.settings.seed, draw) % 2**31
+            scratch = replace(config, model=replace(config.model, pretrained=None), run=replace(config.run, seed=start))
             fresh = start_network(scratch, self.bundle, resumed=not len(self.bundle.train)).to(self.device)
         return randomized_networks(self.run.model, fresh, self.training_images(), seed=self.settings.seed)
 
-    def sources(self) -> ScoreSources:
-        """What is judged, and the controls of each."""
+    def sources(self, draw: int = 0) -> ScoreSources:
+        """What is judged, and the controls of each, those with random weights of one draw."""
         own = {OWN_MAP: AttentionMap(self.run.model)} if self.run.model.has_map else {}
-        return ScoreSources.of({**own, **self.explainers}, self.randomized(), self.training_images()[:64], self.settings.seed)
+        return ScoreSources.of({**own, **self.explainers}, self.randomized(draw), self.training_images()[:64], self.settings.seed)
 
 
 def _patches(settings: ScoreSettings, run: LoadedRun, bundle: DataBundle, largest: int) -> dict[str, Tensor]:
@@ -154,7 +170,7 @@ def _patches(settings: ScoreSettings, run: LoadedRun, bundle: DataBundle, larges
     if other in (run.folder.config.data.data, run.card["data"]):
         raise ValueError(f"other is {other!r}, which the run was trained on; windows of another data set are filled from another")
     found = None
-    for name in (other,) if other is not None else ("svhn", "clutter"):
+    for name in (other,) if other is not None else USUAL_OTHERS:
         try:
             root = locate_root(run.folder, name, settings.root)
             found = open_data(name, root=root, download=settings.download and other is not None, val_fraction=None)

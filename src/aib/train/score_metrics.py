@@ -6,8 +6,8 @@ removal       all of them; maps from networks with random weights say which cell
 sensitivity   not the map of another image, whose number is the map's own by definition. Maps that are the same for all images
               (uniform, centre) have none and say so; noise is drawn anew for every image, so that its share is about 1.
 grid pointing maps that do not depend on the class are at chance by definition, whatever they show: the own map, all that is
-              computed from images alone, and networks' attention. Played against are the explainers of a class on networks with
-              random weights, and for the map of other images.
+              computed from images alone, and networks' attention. Played against are the explainers of a class (of `vgg_gap` the
+              own map) on networks with random weights, and for the map of other images.
 masks         all of them.
 """
 
@@ -74,14 +74,16 @@ def footing(job: ScoreJob, sources: ScoreSources, say: Callable[[str], None]) ->
         found["map_ablation"] = _ablation(job)
     right = (answers == split.labels).nonzero().flatten()
     if len(split.labels[right].unique()) >= 2 and not any(side % 2 for side in run.image_size):
-        explained = [name for name in sources.judged if name != OWN_MAP]
+        explained = [name for name in sources.judged if name != OWN_MAP or run.model.map_of_class]
         again = [name for name, of in sources.made_for.items() if of in explained and name not in sources.same_map]
         played = {**sources.judged, **{name: sources.networks[name] for name in again}}
         found["grid_pointing"] = grid_pointing_game(
             {name: one.attribute for name, one in played.items()}, pixels, split.labels, answers, run.mean, run.std,
             others=explained, grids=min(GRIDS, len(right)), seed=settings.seed, device=job.device,
         ).numbers(settings.seed, {name: [*CHANCE, *controls_of[name]] for name in explained})  # fmt: skip
-    if split.masks is not None and bool(split.masks.any()):
+    if split.masks is not None and not bool(split.masks.any()):
+        say(f"localisation: none, the masks of all {len(split)} images are empty")
+    elif split.masks is not None:
         size = (pixels.shape[2], pixels.shape[3])
         judged, known = ({name: resize_maps(one, size, "nearest") for name, one in some.items()} for some in (maps, controls))
         found["localization"] = localize(judged, split.masks, seed=settings.seed, controls=known, controls_of=controls_of)
@@ -106,7 +108,7 @@ def _steady(sources: ScoreSources, mean: Sequence[float], std: Sequence[float]) 
 
 def _ablation(job: ScoreJob) -> dict[str, list[float]]:
     """Error of each replacement of the map as [share, low, high], with Wilson's interval."""
-    split = job.some(ABLATED)
+    split = job.mixed(ABLATED)
     errors = map_ablation(job.run.model, zip(job.images(split), split.labels.to(job.device).split(BATCH)), job.settings.seed)
     lone = int(len(split) % BATCH == 1)  # an image alone in its batch has no other map to take
     return {

@@ -24,8 +24,8 @@ ORDER = ("data", "model", "recipe", "command", "evaluated_on", "split", "score_s
 
 
 def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: TrainConfig) -> None:
-    """Add the rows of a scored run to ``table``, in place of older ones of as many images or fewer; scores are fractions, empty
-    where nothing counts.
+    """Add the rows of a scored run to ``table``, in place of older ones of as many images and control images or fewer; scores are
+    fractions, empty where nothing counts.
 
     ``above`` is the excess less that of the best control, over the ``control_n`` images that controls were measured on.
 
@@ -68,9 +68,11 @@ def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: Trai
 
 def _fewer_images(kept: Mapping[str, str], new: Mapping[str, str]) -> str | None:
     """Why a row is not replaced: a trial on few images must not take the place of the result."""
-    if int(new["n"]) >= int(kept["n"]):
-        return None
-    return f"it holds this run's scores on {kept['n']} images, and these are on {new['n']}; record them in another file"
+    for column, what in (("n", "images"), ("control_n", "control images")):
+        if int(new[column]) < int(kept[column]):
+            held, made = f"{int(kept[column]):,} {what}", f"{int(new[column]):,}"
+            return f"it holds this run's scores on {held}, and these are on {made}; record them in another file"
+    return None
 
 
 def _ends(name: str, values: list[float] | None) -> dict[str, object]:

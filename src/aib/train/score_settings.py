@@ -36,7 +36,8 @@ class ScoreSettings:
     against: tuple[str, ...] = ()
     """Explainers on the same footing: gradcam, integrated_gradients, occlusion, iba; gradcam@LAYER chooses a layer."""
     other: str | None = None
-    """Data set whose patches fill windows; by default svhn where it is present, else clutter. none leaves these windows out."""
+    """Data set whose patches fill windows; by default the first of svhn, clutter, cifar10 and cifar100 that is present and
+    not the run's own. none leaves these windows out."""
     windows: tuple[int, ...] = ()
     """Sides of the windows in pixels; by default 4 8 12 16 for images of 32 pixels, and in proportion."""
     low: tuple[float, ...] = ()

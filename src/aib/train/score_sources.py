@@ -2,7 +2,8 @@
 
 A source is judged against maps of its own size, since averaging steadies a map and a finer one has more places to differ in: maps
 that know nothing of the network (`CONTROLS`), the map of another image, and what gives the source, computed anew on the run's
-network with random weights (Adebayo et al. 2018). The last is left out for explainers that take many passes (`cheap`).
+network with random weights (Adebayo et al. 2018). Explainers that take many passes are not (`cheap`); beside them these networks
+are shown, but are nobody's control: the best of more controls is better, and what is judged together is judged alike.
 
 Names: what is made at the resolution of the first source is plain (``"edges"``), at another it carries that (``"edges@8x8"``);
 networks of the own map are plain (``"untrained"``), of an explainer they carry its name (``"untrained@gradcam"``).
@@ -91,6 +92,8 @@ class ScoreSources:
         """Names of the controls of a judged source; without those made of its maps of other images unless ``other``."""
         drawn = [name for name, (kind, size) in self.drawn.items() if kind == "uniform" or size == self.sizes[source]]
         networks = [name for name, judged in self.made_for.items() if judged == source and name not in self.same_map]
+        if self.not_recomputed:  # the best of more controls is better: all that are judged together have as many kinds of them
+            networks = []
         return drawn + [control_name(OTHER_IMAGE, source)] * other + networks
 
     def beside(self) -> dict[str, MapSource | RandomMaps]:
@@ -111,7 +114,7 @@ class ScoreSources:
         judged = {name: attributed(one, batches, classes) for name, one in self.judged.items()}
         made = {size: control_maps(pixels.float(), size, self.seed) for size in dict.fromkeys(self.sizes.values())}
         controls = {name: made[size][kind] for name, (kind, size) in self.drawn.items()}
-        controls |= {control_name(OTHER_IMAGE, name): other_image(one) for name, one in judged.items()}
+        controls |= {control_name(OTHER_IMAGE, name): other_image(one, self.seed) for name, one in judged.items()}
         for name, one in self.networks.items():
             if name not in self.same_map:
                 controls[name] = attributed(one, batches, classes)
