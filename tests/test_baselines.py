@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from aib.classifier import Classifier, Details
 from aib.interpret.explainers import AttentionMap, GradCAM
@@ -77,6 +82,73 @@ def test_compatibility_attention_as_its_paper_writes_it(images: torch.Tensor) ->
     assert maps is not None
     assert [m.shape[2:] for m in maps] == [(32, 32), (16, 16), (8, 8)]
     torch.testing.assert_close(torch.stack([m.sum((1, 2, 3)) for m in maps]), torch.ones(3, 3))
+
+
+def by_name(model: Classifier, name: str) -> Callable[..., torch.Tensor]:
+    """A part of a model, as a function."""
+    part: Callable[..., torch.Tensor] = model.get_submodule(name)
+    return part
+
+
+@torch.no_grad()
+def test_progressive_attention_as_its_paper_writes_it(images: torch.Tensor) -> None:
+    """Seo et al. 2018, (5) to (7): gates on the way, and a weighted mean of positions at the end."""
+    model = create_model("vgg_pan", 10, width=0.125).eval()
+    features = images
+    for level in range(3):
+        features = by_name(model, f"stages.{level}")(features)
+        scores = by_name(model, f"scores.{level}")(features)
+        if level < 2:
+            gated = torch.empty_like(features)
+            for n, y, x in itertools.product(*map(range, (len(features), *features.shape[2:]))):
+                gated[n, :, y, x] = features[n, :, y, x] / (1 + math.exp(-float(scores[n, 0, y, x])))
+            features = gated
+    pooled = torch.zeros(len(images), features.shape[1])
+    for n in range(len(images)):
+        weights = scores[n, 0].double().exp()
+        for y, x in itertools.product(*map(range, features.shape[2:])):
+            pooled[n] += features[n, :, y, x] * float(weights[y, x] / weights.sum())
+    torch.testing.assert_close(model(images), by_name(model, "head")(pooled), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_spatial_gate_of_cbam_as_its_paper_writes_it(images: torch.Tensor) -> None:
+    """Woo et al. 2018, (2) and (5): F * sigmoid(f7x7([mean over channels; max over channels])), normalised as in their code."""
+    model = create_model("vgg_cbam", 10, width=0.125).eval()
+    features = by_name(model, "features")(images)
+    conv, norm = model.get_submodule("gate.conv"), model.get_submodule("gate.bn")
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.bias.fill_(0.3)
+    norm.weight.fill_(1.7)
+    greatest = torch.stack([torch.stack([image[:, y, x].max() for y in range(16) for x in range(16)]) for image in features])
+    mean = torch.stack([sum(channel for channel in image) / features.shape[1] for image in features])
+    summary = F.pad(torch.stack([greatest.view(-1, 16, 16), mean], 1), (3, 3, 3, 3))
+    scores = torch.zeros(len(images), 1, 16, 16)
+    for y, x in itertools.product(range(16), range(16)):
+        scores[:, 0, y, x] = (summary[:, :, y : y + 7, x : x + 7] * conv.weight[0]).sum((1, 2, 3))
+    gate = 1 / (1 + (-(1.7 * scores / math.sqrt(1 + norm.eps) + 0.3)).exp())
+    torch.testing.assert_close(model.forward_details(images).map, gate, rtol=1e-4, atol=1e-5)
+    expected = by_name(model, "head")(by_name(model, "encoder")(features * gate).flatten(1))
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_branch_as_its_paper_writes_it(images: torch.Tensor) -> None:
+    """Fukui et al. 2019, (2): g'(x) = (1 + M(x)) * g(x); the branch's scores are the mean over positions of a channel a class."""
+    model = create_model("wrn_abn", 10, width=0.1).eval()
+    features = by_name(model, "features")(images)
+    classes = by_name(model, "gate.classes")(features)
+    attention = by_name(model, "gate.map")(classes)
+    details = model.forward_details(images)
+    torch.testing.assert_close(details.map, attention)
+    attended = features + attention * features
+    torch.testing.assert_close(details.logits, by_name(model, "head")(by_name(model, "encoder")(attended).flatten(1)))
+    scores = model.get_submodule("gate.scores")
+    assert isinstance(scores, nn.Conv2d)
+    assert details.branch_logits is not None
+    expected = torch.einsum("kc,nchw->nk", scores.weight[:, :, 0, 0], classes) / classes[0, 0].numel()
+    torch.testing.assert_close(details.branch_logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_class_activation_map_is_grad_cam_at_its_features(images: torch.Tensor) -> None:

@@ -144,6 +144,7 @@ def test_the_archives_of_2010_are_told(tmp_path: Path) -> None:
 def test_the_edition_of_2010_is_told(where: str, layout: tuple[str, ...], tmp_path: Path) -> None:
     for name in layout:
         (tmp_path / where / name).mkdir(parents=True)
+    (tmp_path / where / "lists" / "train.txt").write_text("001.Black_footed_Albatross/one.jpg\n")
     if "attributes" in layout:
         (tmp_path / where / "attributes" / "images.txt").write_text("1 001.Black_footed_Albatross/one.jpg\n")
     with pytest.raises(ValueError, match="this is CUB-200-2010; CUB-200-2011 is needed") as info:
@@ -154,6 +155,13 @@ def test_the_edition_of_2010_is_told(where: str, layout: tuple[str, ...], tmp_pa
     if where == "CUB_200_2010":  # beside the right one it does no harm
         write_cub(tmp_path)
         assert len(opened(tmp_path).test) == 15
+
+
+def test_a_folder_of_other_images_and_lists_is_not_called_an_older_edition(tmp_path: Path) -> None:
+    for name in ("images", "lists"):
+        (tmp_path / "dogs" / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match="cub200 is neither in"):
+        opened(tmp_path)
 
 
 def packed(root: Path) -> Path:

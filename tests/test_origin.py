@@ -169,6 +169,7 @@ def test_a_fingerprint_tells_a_change_from_none(kind: str, tmp_path: Path) -> No
     ("name", "options"),
     [
         ("vgg_xs", {}), ("vgg_xs_aib", {}), ("vgg_xs_aib", {"anchors": 8}), ("vgg_xs_aib_qt", {}), ("fast", {}), ("fast_aib", {}),
+        ("vgg_aib", {"width": 0.125}), ("vgg_aib_qt", {"width": 0.125}), ("wrn_aib_qt", {"width": 0.1}),
         ("vgg_dvib", {"width": 0.125}), ("vgg_att2", {"width": 0.125}), ("vgg_gap", {"width": 0.125}),
     ],
 )  # fmt: skip

@@ -21,7 +21,7 @@ from aib.models.registry import takes
 from aib.paper.tables import published, read_runs
 from aib.recipes import FOLDER, list_recipes, load_recipe, recipe_path
 from aib.train import loop
-from aib.train.config import DataConfig, TrainConfig, read_config
+from aib.train.config import DataConfig, ModelConfig, TrainConfig, read_config
 from aib.train.fabric import make_fabric
 from aib.train.optim import lr_factor
 from aib.train.processes import World
@@ -139,10 +139,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Trai
 
 
 @lru_cache(maxsize=2)  # those of CUB take gigabytes together
-def network(name: str, num_classes: int, width: float | None) -> tuple[Classifier, dict[str, torch.Tensor]]:
-    """The network of a recipe, narrow where it can be, which recipes share, and its start."""
+def network(chosen: ModelConfig, num_classes: int) -> tuple[Classifier, dict[str, torch.Tensor]]:
+    """The network of a recipe, which recipes share, and its start."""
     torch.manual_seed(0)
-    model = build_model(name, num_classes, width=width)
+    model = build_model(
+        chosen.model, num_classes, anchors=chosen.anchors, latent_dim=chosen.latent_dim, modulation=chosen.modulation,
+        min_std=chosen.min_std, width=chosen.width,
+    )  # fmt: skip
     return model, {key: value.clone() for key, value in model.state_dict().items()}
 
 
@@ -153,8 +156,10 @@ def step(name: str, bundles: Callable[[TrainConfig], DataBundle], **small: int) 
         config, data=replace(config.data, **small), optim=replace(config.optim, batch_size=2), run=replace(config.run, device="cpu")
     )
     bundle = bundles(config)
-    narrow = {"vgg": 1 / 16, "wrn": 0.1}[name.split("/")[2][:3]] if "/cub200/" not in name else None
-    model, start = network(config.model.model, bundle.num_classes, narrow)
+    narrow = {"vgg": 1 / 16, "wrn": 0.1}[name.split("/")[2][:3]] if "/cub200/" not in name else config.model.width
+    model, start = network(replace(config.model, width=narrow, pretrained=None), bundle.num_classes)
+    quantizer = getattr(model, "quantizer", None)
+    assert config.model.anchors in (None, quantizer.num_anchors if quantizer is not None else None)
     model.load_state_dict(start)
     model.train()
     fit = loop._Fit(config, RunFolder(Path("unused")), make_fabric(config, World()), model, bundle, {}, None, "")

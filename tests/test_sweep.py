@@ -22,7 +22,7 @@ from aib.interpret import mean_interval, paired_difference
 from aib.report.plots import sweep_plot
 from aib.train.checkpoint import load_checkpoint, save_checkpoint
 from aib.train.loop import train
-from aib.train.sweep import grid, run_all
+from aib.train.sweep import grid, run_all, visible_devices
 from tiny import write_npz
 
 SHORT = ("model=vgg_xs_aib_qt", "anchors=8", "epochs=1", "batch_size=32", "device=cpu")
@@ -197,6 +197,9 @@ def test_a_run_that_another_process_trains_is_waited_for(data: Path, tmp_path: P
         (["--vary", "beta=1,1.0"], "--vary gives beta=1 twice, the second time as beta=1.0"),
         (["--vary", "data=a/x.npz,b/x.npz"], "data=a/x.npz and data=b/x.npz would share the folder"),
         (["--vary", "data=clutter,svhn", "--set", "root=nowhere"], "svhn is neither in"),
+        (["--vary", "model=vgg_s,vgg_ss"], "unknown model 'vgg_ss'; did you mean vgg_s"),
+        (["--vary", "model=vgg_aib_qt,vgg_dvib", "anchors=8,16"], "vgg_dvib has no option 'anchors'"),
+        (["--vary", "width=0.5,0.001", "--set", "model=vgg"], "width"),
         (["--out", f"{__file__}/sweep"], f"{__file__} is a file; it must be a folder"),
     ],
 )
@@ -205,6 +208,16 @@ def test_mistakes_are_one_line(given: list[str], said: str, tmp_path: Path, caps
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not (tmp_path / "sweep").exists()
+
+
+def test_runs_get_devices_of_those_that_a_scheduler_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_devices((0, 2)) == ["0", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 3,GPU-5f")
+    assert visible_devices((0, 2)) == ["2", "GPU-5f"]
+    assert visible_devices(()) == []
+    with pytest.raises(ValueError, match="gpus names 3; CUDA_VISIBLE_DEVICES is '2, 3,GPU-5f', which leaves indices below 3"):
+        visible_devices((0, 3))
 
 
 def test_a_mean_over_seeds_has_a_t_interval() -> None:

@@ -92,10 +92,11 @@ def plan(options: SweepOptions) -> list[SweepRun]:
     """Every run of the sweep, its options checked.
 
     Raises:
-        ValueError: an option is unknown, has a value that it can't have, or is given twice, as a value is; or two cells would share
-            a folder, or are the same run.
+        ValueError: an option is unknown, has a value that it can't have, or is given twice, as a value is; two cells would share
+            a folder, or are the same run; or there is no such network.
     """
     from aib.commands.train import read_options
+    from aib.models.build import check_model
     from aib.train.sweep import SweepRun, grid
 
     fixed = dict(map(_assignment, options.set))
@@ -113,7 +114,14 @@ def plan(options: SweepOptions) -> list[SweepRun]:
             words += _words(key, value)
         words += ["--seed", str(seed), "--out", str(path)]
         runs.append(SweepRun(values, seed, path, read_options(words).config, tuple(words)))
-    _check_cells(runs[: len(runs) // len(options.seeds)])
+    cells = runs[: len(runs) // len(options.seeds)]
+    _check_cells(cells)
+    for run in cells:
+        model = run.config.model
+        check_model(
+            model.model, attend=model.attend, anchors=model.anchors, latent_dim=model.latent_dim, modulation=model.modulation,
+            min_std=model.min_std, width=model.width,
+        )  # fmt: skip
     return runs
 
 

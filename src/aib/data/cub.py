@@ -176,10 +176,10 @@ def _folder_of_2010(root: Path) -> Path | None:
 
 
 def _is_2010(folder: Path) -> bool:
-    """Whether a folder is laid out as CUB-200-2010, which has Matlab files for boxes and its lists in a folder."""
-    if (folder / "train_test_split.txt").exists():
+    """Whether a folder is laid out as CUB-200-2010, which has Matlab files for boxes and its lists in a folder, without numbers."""
+    if (folder / "train_test_split.txt").exists() or not (folder / "images").is_dir():
         return False
-    return (folder / "annotations-mat").is_dir() or ((folder / "lists").is_dir() and (folder / "images").is_dir())
+    return (folder / "annotations-mat").is_dir() or (folder / "lists" / "train.txt").is_file()
 
 
 def _fetch(archive: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from aib.classifier import Classifier, Details, Pass
 from aib.models.registry import create_model, model_names, takes
 
-__all__ = ["ExternalClassifier", "build_model"]
+__all__ = ["ExternalClassifier", "build_model", "check_model"]
 
 
 class ExternalClassifier(Classifier):
@@ -66,12 +67,7 @@ def build_model(
             given["pretrained"] = pretrained
         return create_model(name, num_classes, in_channels=in_channels, **given)
 
-    import timm
-
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*model_names(), *timm.list_models()], n=4, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"the package has {', '.join(model_names())}, and timm's"
-        raise ValueError(f"unknown model {name!r}; {hint}")
+    _check_timm(name)
 
     from aib.attaching import attach
     from aib.backbones import create_backbone
@@ -84,3 +80,28 @@ def build_model(
     network: Any = create_backbone(name, input_size=image_size, in_channels=in_channels, pretrained=weights)
     network.reset_classifier(num_classes)
     return ExternalClassifier(network, num_classes)
+
+
+def check_model(name: str, *, attend: str | None = None, **options: Any) -> None:
+    """Whether there is such a network, told before its data are there and without its weights: a timm model by its name alone.
+
+    Args:
+        name, attend, options: of `build_model`.
+
+    Raises:
+        ValueError: as `build_model` does.
+    """
+    if name in model_names():
+        with torch.device("meta"):
+            build_model(name, 10, attend=attend, **options)
+    else:
+        _check_timm(name)
+
+
+def _check_timm(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*model_names(), *timm.list_models()], n=4, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"the package has {', '.join(model_names())}, and timm's"
+        raise ValueError(f"unknown model {name!r}; {hint}")

@@ -26,7 +26,7 @@ from aib.train.origin import locate_data
 from aib.train.run_folder import BUSY, RunFolder
 from aib.train.stopping import TIED, stop_signals
 
-__all__ = ["SweepRun", "grid", "run_all"]
+__all__ = ["SweepRun", "grid", "run_all", "visible_devices"]
 
 GRACE_SECONDS = 120.0
 """How long a run that was asked to stop may take to save itself."""
@@ -110,7 +110,7 @@ def run_all(
     Args:
         runs: of the sweep; all are checked before the first starts.
         jobs: runs at once. On CPUs they share the cores evenly.
-        gpus: indices of the CUDA devices that the runs are spread over.
+        gpus: indices of the CUDA devices that the runs are spread over, among those that this process may see.
         record: table that every evaluation is written to.
         log: folder of the runs' output, one file each.
         say: gets a line whenever a run starts and ends.
@@ -126,9 +126,10 @@ def run_all(
     _check_data(waiting)
     if waiting:
         log.mkdir(parents=True, exist_ok=True)
-    free: SimpleQueue[int | None] = SimpleQueue()
+    free: SimpleQueue[str | None] = SimpleQueue()
+    devices = visible_devices(gpus)
     for lane in range(jobs):
-        free.put(gpus[lane % len(gpus)] if gpus else None)
+        free.put(devices[lane % len(devices)] if devices else None)
     processes = _Processes()
     threads = max(1, (os.cpu_count() or 1) // jobs)
 
@@ -136,7 +137,7 @@ def run_all(
         gpu, folder = free.get(), RunFolder(run.path)
         environment = {**os.environ, TIED: "1"}
         if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         else:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
         output = log / f"{run.path.relative_to(log.parent).as_posix().replace('/', '-')}.log"
@@ -148,6 +149,7 @@ def run_all(
                         if processes.stopped.wait(WAIT_SECONDS):
                             return "stopped"
                     continue
+                say(f"{run.name}: {_WORDS[state]}")
                 code = processes.call([sys.executable, "-m", "aib", *_command(run, state, record)], environment, output)
                 reached = run.state()
                 if code == 0 and reached == state:
@@ -203,6 +205,26 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_WORDS = {"absent": "training", "begun": "going on", "trained": "evaluating"}
+"""What is said to begin, by the state of a run."""
+
+
+def visible_devices(gpus: Sequence[int]) -> list[str]:
+    """The devices of these indices as CUDA_VISIBLE_DEVICES names them: a scheduler may have left this process only some.
+
+    Raises:
+        ValueError: an index is beyond them.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return [str(gpu) for gpu in gpus]
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    for gpu in gpus:
+        if not 0 <= gpu < len(names):
+            raise ValueError(f"gpus names {gpu}; CUDA_VISIBLE_DEVICES is {given!r}, which leaves indices below {len(names)}")
+    return [names[gpu] for gpu in gpus]
 
 
 def _command(run: SweepRun, state: str, record: Path | None) -> list[str]:

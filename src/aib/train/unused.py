@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 
-from aib.models import model_names
-from aib.models.registry import option_defaults, takes
+import torch
+
+from aib.classifier import AttentiveClassifier
+from aib.models import create_model, model_names
+from aib.models.registry import takes
 from aib.train.config import TrainConfig
 
 __all__ = ["unused_options"]
@@ -30,7 +34,7 @@ def unused_options(config: TrainConfig, given: Collection[str]) -> list[str]:
 
 
 def _parts(config: TrainConfig) -> set[str]:
-    """Those of `NEEDS` that the network has, told by its name and options: nothing is built."""
+    """Those of `NEEDS` that the network has."""
     model = config.model
     if model.model not in model_names():
         plain = model.attend is None
@@ -38,6 +42,14 @@ def _parts(config: TrainConfig) -> set[str]:
     parts = {"latent"} if takes(model.model, "latent_dim") else set()
     if takes(model.model, "anchors"):
         parts.add("attention scores")
-        if model.anchors is not None or option_defaults(model.model)["anchors"] is not None:
+        if model.anchors is not None or _anchored(model.model):
             parts.add("anchors")
     return parts
+
+
+@functools.cache
+def _anchored(name: str) -> bool:
+    """Whether a model has anchors unless told otherwise, which its default of None does not say: it may choose their number."""
+    with torch.device("meta"):
+        network = create_model(name, 10)
+    return isinstance(network, AttentiveClassifier) and network.quantizer is not None
