@@ -119,6 +119,7 @@ def test_values_of_any_size_survive_toml(lr: float, epochs: int, steps: list[int
         ("[model]\nattend = 3", "model.attend is 3; it must be a text"),
         ("[run]\nprecision = 16", "run.precision is 16; it must be '32-true' or"),
         ("[optim\nlr = 1", "is not a readable TOML file"),
+        ("# nothing\n", r"is empty; a recipe has tables such as \[data\]"),
         ("[optim]\nlr = 1\nlr = 2", "is not a readable TOML file"),
     ],
 )

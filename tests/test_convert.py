@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import os
+import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -206,6 +208,8 @@ def write_bad(kind: str, path: Path) -> None:
     elif kind == "npz":
         with path.open("wb") as file:
             np.savez(file, a=np.zeros(3))
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps({"state_dict": {"a": 1}}, protocol=4))
     elif kind == "trap":
         torch.save({"state_dict": TINY, "x": Trap(path.with_name("sprung"))}, path)
     elif kind == "module":
@@ -227,6 +231,7 @@ def write_bad(kind: str, path: Path) -> None:
         ("empty", ["no checkpoint that torch.save wrote"]),
         ("text", ["is a text file, not a checkpoint"]),
         ("npz", [".npy), not a checkpoint; expected what torch.save wrote"]),
+        ("pickle", ["no checkpoint that torch.save wrote"]),
         ("cut", ["is cut or damaged"]),
         ("cut legacy", ["cut or damaged"]),
         ("trap", ["mkdir, and building it could run code", "save the state dict alone"]),
@@ -243,7 +248,9 @@ def test_a_bad_file_is_one_line_and_leaves_nothing(
 ) -> None:
     path = tmp_path / "best_acc.tar"
     write_bad(kind, path)
-    assert main(["convert", str(path), "--out", str(tmp_path / "run")]) == 2
+    with warnings.catch_warnings(record=True, action="always") as said:
+        assert main(["convert", str(path), "--out", str(tmp_path / "run")]) == 2
+    assert not said  # a warning is two more lines
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("aib convert: ")
     assert all(word in line for word in words), line

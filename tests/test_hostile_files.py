@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -80,6 +81,14 @@ def test_images_that_expand_are_refused(name: str, tmp_path: Path, seeds: Path) 
     assert verdict.megabytes < SMALL
     with pytest.raises(images.ImageError, match=reason):
         read_image(path, 32)
+
+
+def test_an_image_below_the_limit_is_refused_without_a_warning_of_pillow(tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    path.write_bytes(png(10_400, 10_000, 8, 2, data=packed_zeros(1 << 20)))
+    with warnings.catch_warnings(action="error"), pytest.raises(images.ImageError) as caught:
+        read_image(path, 32)
+    assert "\n" not in str(caught.value)
 
 
 def test_costly_formats_have_half_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ def run(arguments: Sequence[str]) -> None:
 
     from aib.data.augment import normalize
     from aib.data.images import ImageError, read_image
+    from aib.data.texts import printable
     from aib.functional import nats_to_bits
     from aib.report.overlay import save_overlay
     from aib.train.checkpoint import naming
@@ -89,7 +90,7 @@ def run(arguments: Sequence[str]) -> None:
             np.save(options.out / f"{stem}.npy", raw)
             save_overlay(options.out / f"{stem}.png", shown, raw, name, confidence, anchors, scale=options.scale, relative=relative)
             (options.out / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        console.print(f"{file}  {name}  {100 * confidence:.1f} %", markup=False)
+        console.print(f"{printable(file)}  {printable(name)}  {100 * confidence:.1f} %", markup=False)
     if skipped:
         console.print(f"left out {len(skipped)} of {len(files)} files:\n  " + "\n  ".join(skipped), markup=False)
     console.print(f"maps (.npy), overlays (.png) and predictions (.json) are in {options.out}", markup=False)

@@ -259,6 +259,10 @@ def read_config(path: Path, base: TrainConfig | None = None) -> TrainConfig:
         raise ValueError(f"no recipe at {path}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a readable TOML file: {error}") from None
+    if not tables:
+        raise ValueError(
+            f"{path} is empty; a recipe has tables such as [data] and [model] (aib recipes lists those of the package)"
+        )
     return config_from_dict(tables, where=str(path), base=base)
 
 

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import re
 import reprlib
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,7 +162,8 @@ def _load(path: Path) -> Any:
         raise ValueError(f"{path} is cut or damaged; copy or fetch it again")
     try:
         check_saved(path)
-        with torch.serialization.safe_globals(ALLOWED):
+        # torch warns of pickles of another protocol than its own, which are refused below
+        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a cut or foreign file raises any of a dozen types
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
