@@ -27,8 +27,8 @@ bottleneck and without attention, loses as much against `vgg` as `vgg_aib` does.
 networks are about a point better, which is certain for AIB-QT only, and no longer told apart from `vgg`. Anchors cost nothing. The
 rate term of the published code hardly costs bits: nearly all that a network keeps at beta = 0 remain, and so does its accuracy; the
 paper's term leaves a twentieth. `vgg_att3`, whose attention pools three levels of features for the decision, is the one that is
-better than `vgg`. What this does not show: wider networks, longer trainings, other data or other values of beta; rows of one seed have
-no interval."""
+better than `vgg`. What this does not show: wider networks, longer trainings, other data or other values of beta; rows of
+one seed have no interval."""
 
 MADE = """Made with `aib sweep --recipe cifar10/narrow_aib_qt --record results/runs.csv --vary
 model=vgg,vgg_aib,vgg_aib_qt,vgg_att3,vgg_dvib`, and likewise with `--set beta=0` and `--set kl=reference`; shown by `aib table 1
