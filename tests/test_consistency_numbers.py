@@ -75,6 +75,22 @@ def test_the_best_control_is_named_and_the_differences_are_paired() -> None:
     assert result.comparison(edit, "uniform", [OWN_MAP])["source"] == "uniform"
 
 
+def test_mean_cosines_have_the_interval_of_a_bootstrap_over_the_images_that_count() -> None:
+    edit = Edit("any", 1, lambda images, _: images)
+    cosines = torch.rand(300, generator=torch.Generator().manual_seed(0))
+    cosines[5:9] = math.nan
+    before, after = torch.zeros(300, dtype=torch.int64), torch.zeros(1, 300, dtype=torch.int64)
+    after[0, 200:] = 1  # these predictions change
+    found = Consistency((edit,), before, after, before, {"a": cosines[None]}, {"a": torch.full((1, 300), math.nan)})
+    summary = found.summary("a", edit)
+    kept = cosines[:200][~cosines[:200].isnan()].double()
+    mean, low, high = summary["cosine_own"]
+    error = float(kept.std()) / math.sqrt(len(kept))
+    assert mean == pytest.approx(float(kept.mean()))
+    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
+    assert summary["cosine_other"] is None
+
+
 def test_beside_a_constant_control_no_raw_difference_is_above_zero() -> None:
     edits = window_edits([2, 8])
     result = measure(Planted(brightness), blobs(), edits, control_sources())

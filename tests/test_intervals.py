@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aib.interpret.intervals import bootstrap_mean, correlated, difference_interval, paired_shares, share_interval, wilson_interval
+from aib.interpret.intervals import (
+    bootstrap_mean,
+    bootstrap_means,
+    correlated,
+    difference_interval,
+    paired_shares,
+    share_interval,
+    wilson_interval,
+)
 from aib.interpret.margins import above_best, margins
 
 
@@ -47,6 +55,32 @@ def test_nothing_in_six_is_not_known_to_be_nothing() -> None:
     assert bootstrap_mean(np.zeros(6)) == (0.0, 0.0, 0.0)  # what this is for
     assert share_interval(np.zeros(6)) == pytest.approx((0, 0, 0.3903), abs=5e-5)
     assert paired_shares(np.zeros(7), np.ones(7))[2] == pytest.approx(-0.4988, abs=5e-4)  # all seven differ: not -1 to -1
+
+
+@pytest.mark.parametrize(("share", "bootstrap"), [(0.02, 0.55), (0.95, 0.87)])
+def test_wilson_holds_what_it_says_near_the_ends_and_a_bootstrap_does_not(share: float, bootstrap: float) -> None:
+    """Exactly, over all counts of 40 images; resamples of k hits are binomial with k / 40."""
+    hits = np.arange(41)
+
+    def binomial(p: float) -> np.ndarray:
+        return np.array([math.comb(40, k) * p**k * (1 - p) ** (40 - k) for k in hits])
+
+    chance = binomial(share)
+    low, high = (np.array([(binomial(k / 40).cumsum() < end).sum() for k in hits]) / 40 for end in (0.025, 0.975))
+    assert chance[(low <= share) & (share <= high)].sum() == pytest.approx(bootstrap, abs=0.005)
+    ends = np.array([wilson_interval(k, 40) for k in hits])
+    assert chance[(ends[:, 0] <= share) & (share <= ends[:, 1])].sum() == pytest.approx(0.95, abs=0.005)
+
+
+@pytest.mark.parametrize("count", [1, 7, 5000])
+def test_columns_are_resampled_as_each_would_be_alone(count: int) -> None:
+    values = np.random.default_rng(0).random((count, 3)) ** 3
+    found = bootstrap_means(values, seed=4, draws=1500)  # in blocks
+    for column, one in zip(values.T, found):
+        assert one == pytest.approx(bootstrap_mean(column, seed=4, draws=1500), abs=1e-12)
+    for bad in (values[:, 0], values[:0], np.full((2, 2), math.nan)):
+        with pytest.raises(ValueError, match=r"expected \(N, K\) of finite numbers"):
+            bootstrap_means(bad)
 
 
 def test_intervals_cover_what_is_planted_and_a_bootstrap_does_not() -> None:

@@ -1,4 +1,10 @@
-"""Intervals for what reports quote: a share of errors, a mean over images, a difference over seeds."""
+"""Intervals for what reports quote: a share of errors, a mean over images, a difference over seeds.
+
+Means over images have a percentile bootstrap. Shares have not: near 0 and 1 resamples of few images hardly differ from each other,
+and of 0 hits they are all 0. With 40 images a bootstrap's interval holds a share of 2 % in 55 % of samples and one of 95 % in 87 %,
+Wilson's both in 95 %. Of paired differences of such shares with 25 images Newcombe's holds at least 93 %, a bootstrap's fewer than
+80 % (`tests/test_intervals.py`).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "Interval", "bootstrap_mean", "correlated", "difference_interval", "mean_interval", "paired_difference", "paired_shares",
-    "share_interval", "wilson_interval",
+    "Interval", "bootstrap_mean", "bootstrap_means", "correlated", "difference_interval", "mean_interval", "paired_difference",
+    "paired_shares", "share_interval", "wilson_interval",
 ]  # fmt: skip
 
 Interval = tuple[float, float, float]
@@ -143,6 +149,31 @@ def bootstrap_mean(values: ArrayLike, seed: int = 0, draws: int = 2000, confiden
     ]
     low, high = np.quantile(np.concatenate(means), [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(numbers.mean()), float(low), float(high)
+
+
+def bootstrap_means(values: ArrayLike, seed: int = 0, draws: int = 2000, confidence: float = 0.95) -> NDArray[np.float64]:
+    """`bootstrap_mean` of every column of ``values`` (N, K) at once, (K, 3): [mean, low, high], but for rounding.
+
+    All columns have the same resamples, which are drawn and counted once: 18 columns of 300 rows take less time than one of them.
+
+    Raises:
+        ValueError: ``values`` is not (N, K) with N and K at least 1, or is not finite; else as `bootstrap_mean`.
+    """
+    _check_confidence(confidence)
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; it must be at least 1")
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 2 or not numbers.size or not np.isfinite(numbers).all():
+        raise ValueError(f"values have shape {numbers.shape}; expected (N, K) of finite numbers, N and K at least 1")
+    count = len(numbers)
+    rng, rows, means = np.random.default_rng(seed), max(1, _BLOCK // count), []
+    for start in range(0, draws, rows):
+        some = min(rows, draws - start)
+        drawn = rng.integers(0, count, (some, count), dtype=np.int32) + count * np.arange(some)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=some * count).reshape(some, count)
+        means.append(times.astype(np.float64) @ numbers / count)
+    low, high = np.quantile(np.concatenate(means), [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
+    return np.stack([numbers.mean(0), low, high], 1)
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:

@@ -57,7 +57,7 @@ def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: Trai
                 "threshold": threshold, "n": row["n"],
                 "unchanged": row["unchanged"], **_ends("score", numbers["score"]),
                 "other": "" if numbers["other"] is None else round(numbers["other"][0], 5),
-                **_ends("excess", numbers["excess"]), "cosine": "" if row["cosine_own"] is None else round(row["cosine_own"], 4),
+                **_ends("excess", numbers["excess"]), "cosine": "" if row["cosine_own"] is None else round(row["cosine_own"][0], 4),
                 "best_control": best["control"] or "", "control_n": result["beside_controls"]["n"],
                 **_ends("above", best["difference"]),
                 "hardware": known["device"] if known["device"] != "cpu" else known["cpu"], "torch": made["torch"],
