@@ -17,7 +17,8 @@ from aib.classifier import AttentiveClassifier
 from aib.data.bundle import TensorSplit
 from aib.interpret.explainers import AttentionMap, GradCAM, Target
 from aib.interpret.imputation import seeded_generator
-from aib.interpret.sensitivity import Sensitivity, checked_maps, map_sensitivity
+from aib.interpret.intervals import bootstrap_mean
+from aib.interpret.sensitivity import Sensitivity, checked_maps, map_sensitivity, sensitivity_numbers
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 
@@ -62,6 +63,32 @@ def test_the_maps_stand_in_the_order_of_their_noise_and_a_constant_one_is_not_am
     assert numbers["relative"] == [0.0, 0.0, 0.0]
     nothing = measure(lambda shown, target: torch.zeros(len(shown), 1, 2, 2)).numbers()
     assert (nothing["relative"], nothing["zero"], nothing["share"]) == (None, 40, None)
+
+
+def test_the_steadier_map_stands_above_and_a_constant_one_is_neither_judged_nor_a_control() -> None:
+    makers = {"linear": grey, "steep": lambda shown, t: torch.sin(20 * grey(shown, t)), "noise": chaotic, "flat": constant}
+    found = {name: measure(attribute) for name, attribute in makers.items()}
+    controls = {"linear": ["steep", "noise", "flat"], "noise": ["linear", "steep"], "steep": ["flat"], "flat": ["linear", "noise"]}
+    numbers = sensitivity_numbers(found, controls, 3)
+    assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
+    assert {name for name, one in numbers.items() if "above" in one} == {"linear", "noise"}
+    for name, control, sign in (("linear", "steep", 1), ("noise", "linear", -1)):
+        best, pooled = numbers[name]["above"], {one: numbers[one]["pooled"][0] for one in (name, control)}
+        assert best["control"] == control
+        assert best["difference"][0] == pytest.approx(pooled[control] - pooled[name])
+        assert min(sign * best["difference"][1], sign * best["difference"][2]) > 0
+    assert {key: one for key, one in numbers["linear"].items() if key != "above"} == found["linear"].numbers(3)
+
+
+def test_parts_of_the_pooled_change_have_it_for_a_mean_and_its_interval() -> None:
+    """The interval of their mean is that of the ratio resampled as a whole, to first order."""
+    found = measure(lambda shown, target: torch.sin(20 * grey(shown, target)), images=images(200))
+    pooled = found.numbers()["pooled"]
+    assert bootstrap_mean(found.pooled_parts.numpy()) == pytest.approx(pooled, rel=0.01)
+    # which leaves out how the change to another image varies, and it is not small
+    alone = bootstrap_mean((found.by_noise.mean(1) / found.by_image.mean()).numpy())
+    assert alone[2] - alone[1] < 0.8 * (pooled[2] - pooled[1])
+    assert bool(measure(constant).pooled_parts.isnan().all())
 
 
 def test_parity_with_a_slow_loop() -> None:

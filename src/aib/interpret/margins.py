@@ -1,4 +1,7 @@
-"""How far a map stands above the best of its controls in any metric of images: paired, since all are judged on the same images."""
+"""How far a map stands above the best of its controls in any metric of images: paired, since all are judged on the same images.
+
+Of every metric more is better here: one of which less is better is given with its sign turned.
+"""
 
 from __future__ import annotations
 

@@ -7,13 +7,14 @@ With A the maps, d Gaussian noise of a few grey levels and x' another image,
 in the Euclidean norm at the map's own resolution. The usual max- and average-sensitivity (Yeh et al. 2019, "On the (in)fidelity and
 sensitivity of explanations") divide by ||A(x)|| or by nothing: there a map that is the same for every image is perfect. Here it is
 0 / 0, which is NaN, left out and counted; a map of noise alone has a share near 1. The share knows neither the map's scale nor its
-zero. Averaging makes a map less sensitive: a coarse map is calmer than a fine one of the same method.
+zero. Averaging makes a map less sensitive: a coarse map is calmer than a fine one of the same method, so that `sensitivity_numbers`
+should compare a map with controls of its own resolution.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,9 @@ from aib.interpret.explainers import Target
 from aib.interpret.faithfulness import image_positions, pixel_batches
 from aib.interpret.imputation import seeded_generator
 from aib.interpret.intervals import bootstrap_mean
+from aib.interpret.margins import margins
 
-__all__ = ["Sensitivity", "checked_maps", "map_sensitivity"]
+__all__ = ["Sensitivity", "checked_maps", "map_sensitivity", "sensitivity_numbers"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,17 @@ class Sensitivity:
         """
         return _over(self.by_noise.mean(1), self.norm)
 
+    @property
+    def pooled_parts(self) -> Tensor:
+        """(N,) numbers whose mean is the mean change by noise over the mean change from image to image, R = n / m.
+
+        What an image adds to that ratio, to first order: R + (n_i - R m_i) / m. Differences of ratios are paired by them. All NaN
+        for a map that is the same for every image.
+        """
+        noise, image = self.by_noise.mean(1), self.by_image
+        ratio = noise.mean() / image.mean()
+        return ratio + (noise - ratio * image) / image.mean()
+
     def numbers(self, seed: int = 0) -> dict[str, Any]:
         """Plain numbers, ``[mean, low, high]`` with 95 % bootstrap intervals over images; None where no image is left.
 
@@ -96,6 +109,24 @@ class Sensitivity:
             ratios.append(noise[chosen].sum() / total if total > 0 else math.nan)
         low, high = np.nanquantile(ratios, [0.025, 0.975])
         return [float(noise.sum() / image.sum()), float(low), float(high)]
+
+
+def sensitivity_numbers(found: Mapping[str, Sensitivity], controls: Mapping[str, Sequence[str]], seed: int = 0) -> dict[str, Any]:
+    """`Sensitivity.numbers` of every source of maps, and of the judged ones how far they stand above their best control.
+
+    Args:
+        found: by source, all on the same images.
+        controls: by judged source, the names of its controls; see `aib.interpret.margins.margins`.
+        seed: of the bootstrap.
+
+    Returns:
+        By source, its numbers. Those of a judged one hold ``"above"``, ``{"control", "difference"}``: how much smaller its
+        ``"pooled"`` change is than that of the control which noise moves least, image by image; above 0 the source is the
+        steadier one. Maps that are the same for every image have no such change: they are no such control, and are not compared.
+    """
+    parts = {name: -one.pooled_parts.numpy() for name, one in found.items() if bool(one.by_image.any())}
+    above = margins({"noise": parts}, controls, seed=seed)
+    return {name: one.numbers(seed) | ({"above": above[name]["noise"]} if name in above else {}) for name, one in found.items()}
 
 
 def map_sensitivity(

@@ -31,7 +31,7 @@ from aib.interpret.grid_pointing import grid_pointing_game
 from aib.interpret.intervals import wilson_interval
 from aib.interpret.localization import localize
 from aib.interpret.map_sources import control_maps, image_noise
-from aib.interpret.sensitivity import map_sensitivity
+from aib.interpret.sensitivity import map_sensitivity, sensitivity_numbers
 from aib.train.predict import predict
 from aib.train.score_job import FAITHFUL_IMAGES, ScoreJob
 from aib.train.score_sources import ScoreSources
@@ -63,12 +63,10 @@ def footing(job: ScoreJob, sources: ScoreSources, say: Callable[[str], None]) ->
         "faithfulness": removal_faithfulness(
             run.model, pixels, {**maps, **controls}, run.mean, run.std, split.labels, seed=settings.seed, device=job.device
         ).numbers(settings.seed, controls_of),
-        "sensitivity": {
-            name: map_sensitivity(
-                attribute, pixels, run.mean, run.std, answers, seed=settings.seed, device=job.device
-            ).numbers(settings.seed)
+        "sensitivity": sensitivity_numbers({
+            name: map_sensitivity(attribute, pixels, run.mean, run.std, answers, seed=settings.seed, device=job.device)
             for name, attribute in _steady(sources, run.mean, run.std).items()
-        },
+        }, controls_of, settings.seed),
     }  # fmt: skip
     if run.model.gated:
         found["map_ablation"] = _ablation(job)
