@@ -173,7 +173,7 @@ def make_scores(root: Path, *, above: float = 0.3, explained: float = 0.15, spli
         for edit in (*EDITS, *SWEEP)
     ]
     result: dict[str, object] = {
-        "format": 2,
+        "format": 3,
         "model": "vgg_s_aib_qt", "data": "clutter", "split": split, "n": 100, "seed": 0, "own": "own map", "against": ["gradcam"],
         "controls": ["uniform", "edges"], "thresholds": [0.85, 0.9, 0.95], "image_size": [32, 32],
         "consistency": {
@@ -191,11 +191,14 @@ def make_scores(root: Path, *, above: float = 0.3, explained: float = 0.15, spli
                              (("own map", 0.61), ("gradcam", 0.43), ("uniform", 0.01), ("edges", 0.32), ("random", -0.02))}
                       for fill in ("mean", "blur")},
             "above": {fill: {name: {"srg": {"control": "edges", "difference": _around(above, 0.1)},
-                                    "polarity": {"control": "uniform", "difference": _around(0.25, 0.2)}}
+                                    "deletion": {"control": "random", "difference": _around(0.07, 0.03)},
+                                    "polarity": {"control": "uniform", "difference": _around(0.25, 0.2)},
+                                    "attended_removed": {"control": "edges@8x8", "difference": _around(0.125, 0.1)}}
                              for name in ("own map", "gradcam")} for fill in ("mean", "blur")},
         },
         "sensitivity": {"own map": {"n": 20, "draws": 4, "sigma": 4.0, "share": _around(4.24, 0.5), "undefined": 0,
-                                    "pooled": _around(0.037, 0.005)},
+                                    "pooled": _around(0.037, 0.005),
+                                    "above": {"control": "edges", "difference": _around(-0.016, 0.004)}},
                         "gradcam": {"n": 20, "draws": 4, "sigma": 4.0, "share": None, "undefined": 20, "pooled": None},
                         "edges": {"n": 20, "draws": 4, "sigma": 4.0, "share": _around(0.02, 0.005), "undefined": 0,
                                   "pooled": _around(0.021, 0.005)}},
@@ -256,7 +259,8 @@ def _row(source: str, edit: str, size: float, n: int) -> dict[str, object]:
     numbers = {"score": _around(SCORES[source], 0.05), "other": _around(0.1, 0.05), "excess": _around(EXCESSES[source], 0.05)}
     return {
         "source": source, "edit": edit, "size": size, "n": n, "unchanged": n - 3, "unchanged_share": [(n - 3) / n, 0.8, 0.99],
-        "thresholds": dict.fromkeys(("0.85", "0.9", "0.95"), numbers), "cosine_own": 0.9, "cosine_other": 0.4,
+        "thresholds": dict.fromkeys(("0.85", "0.9", "0.95"), numbers), "cosine_own": _around(0.903, 0.01),
+        "cosine_other": _around(0.412, 0.02),
     }  # fmt: skip
 
 
@@ -270,5 +274,6 @@ def _removed(srg: float) -> dict[str, object]:
     removed = {"1/4": [0.5, 0.4, 0.6], "1/2": [0.33, 0.2, 0.4], "3/4": [0.1, 0.0, 0.2]}
     return {
         "deletion": [0.2, 0.1, 0.3], "insertion": [0.2 + srg, 0.1, 0.9], "srg": _around(srg, 0.05), "polarity": [0.75, 0.6, 0.9],
-        "attended_removed": removed, "unattended_removed": removed, "morf": [0.9, 0.3, 0.1], "lerf": [0.9, 0.7, 0.1],
+        "attended_removed": removed, "unattended_removed": removed, "morf": [_around(p, 0.02) for p in (0.9, 0.3, 0.1)],
+        "lerf": [_around(p, 0.02) for p in (0.9, 0.7, 0.1)],
     }  # fmt: skip

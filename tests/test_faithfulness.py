@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from aib.classifier import AttentiveClassifier
 from aib.data.bundle import TensorSplit
 from aib.interpret.controls import blurred_random, uniform
-from aib.interpret.faithfulness import SHARES, STEPS, Faithfulness, RemovalCurves, cell_means, removal_faithfulness, removal_order
+from aib.interpret.faithfulness import cell_means, removal_faithfulness, removal_order
 from aib.interpret.imputation import FILLS, impute, seeded_generator
 from aib.interpret.intervals import bootstrap_mean, paired_shares, wilson_interval
+from aib.interpret.removal_curves import SHARES, STEPS, Faithfulness, RemovalCurves
+from test_imputation import blurred
 
 MEAN, STD = (0.5,), (0.5,)
 GAIN = 4.0
@@ -69,6 +71,20 @@ def test_curves_of_the_planted_network_are_those_of_its_formula() -> None:
     torch.testing.assert_close(found["inverted"].srg, -found["truth"].srg)
 
 
+def test_insertion_by_blur_starts_from_the_blurred_image_and_by_the_others_from_the_mean_colour() -> None:
+    """What is left of the planted brightness once all is gone: some of it by the blur, nothing by the others."""
+    images, labels, _ = quadrants()
+    curves = score().curves
+    left = torch.stack([blurred(image.float(), 16 / 8) for image in images])[:, :, :8, :8].mean((1, 2, 3)) / 127.5 - 1
+    expected = torch.sigmoid(GAIN * torch.where(labels == 1, left, -left)).double()
+    assert float((expected - 0.5).abs().min()) > 0.1  # the middle grey, which it ended on once, is 1/2
+    for name, one in curves["blur"].items():
+        for curve in (one.morf, one.lerf):
+            torch.testing.assert_close(curve[:, STEPS], expected, atol=1e-5, rtol=0, msg=name)
+    for fill in ("mean", "noisy_linear"):
+        assert all(bool((curve[:, STEPS] == 0.5).all()) for one in curves[fill].values() for curve in (one.morf, one.lerf))
+
+
 @pytest.mark.parametrize("fill", FILLS)
 def test_the_map_that_says_the_truth_is_best_and_its_inverse_worst(fill: str) -> None:
     result = score(24, fills=[fill])
@@ -102,6 +118,32 @@ def test_a_constant_map_gets_chance() -> None:
         assert float(constant.srg.std()) > 0.001
         low, high = curves[fill]["constant"].numbers()["srg"][1:]
         assert low < 0 < high
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_no_fill_lets_a_constant_map_win_and_every_fill_lets_the_truth(fill: str) -> None:
+    """Above the best control in all six metrics, less deletion being more: the truth is, an order drawn at random is not.
+
+    Removed in no order, cells lie scattered and more is left of anything: beside maps of patches that is a gain in insertion and
+    with the unattended half gone, and a loss in deletion and with the attended one gone.
+    """
+    result = score(120, fills=[fill])
+    above = result.numbers(controls={"truth": ["constant", "random"], "constant": ["random"]})["above"][fill]
+    metrics = {"srg", "deletion", "insertion", "polarity", "attended_removed", "unattended_removed"}
+    assert above["truth"].keys() == above["constant"].keys() == metrics
+    for metric in metrics:
+        # with half of a uniform quarter, or all of it blurred, the answer is still right
+        tied = metric == "unattended_removed" or (fill == "blur" and metric == "attended_removed")
+        mean, low, _ = above["truth"][metric]["difference"]
+        assert mean >= 0 if tied else low > 0, metric
+    lows = {metric: above["constant"][metric]["difference"][1] for metric in metrics}
+    assert max(lows["srg"], lows["polarity"]) <= 0
+    assert min(lows["deletion"], lows["insertion"]) <= 0
+    assert min(lows["attended_removed"], lows["unattended_removed"]) <= 0
+    deletion = {name: float(one.deletion.mean()) for name, one in result.curves[fill].items()}
+    best = above["truth"]["deletion"]
+    assert best["control"] == min(("constant", "random"), key=deletion.__getitem__)
+    assert best["difference"][0] == pytest.approx(deletion[best["control"]] - deletion["truth"])
 
 
 def test_each_map_is_compared_with_the_best_of_its_controls_image_by_image() -> None:
@@ -290,10 +332,11 @@ def test_the_image_and_its_absence_are_common_to_all_maps_and_asked_for_once() -
         return Quadrant()(images)
 
     found = score(5, model)
-    assert sorted(seen) == [1] * (1 + 5) + [14] * (5 * len(FILLS) * 4)
-    ends = {tuple(curve[:, end].tolist()) for maps in found.curves.values() for c in maps.values() for curve in (c.morf, c.lerf)
-            for end in (0, STEPS)}  # fmt: skip
-    assert len(ends) == 2
+    # the mean colour once, every image as it is and blurred, and 14 of each map and fill
+    assert sorted(seen) == [1] * (1 + 5 + 5) + [14] * (5 * len(FILLS) * 4)
+    for fill, maps in found.curves.items():
+        ends = {tuple(curve[:, end].tolist()) for c in maps.values() for curve in (c.morf, c.lerf) for end in (0, STEPS)}
+        assert len(ends) == 2, fill
 
 
 def test_the_model_and_the_global_generator_are_left_as_found(small_model: Callable[..., AttentiveClassifier]) -> None:
@@ -326,7 +369,12 @@ def test_numbers_are_plain_and_their_intervals_hold_the_mean() -> None:
         mean, low, high = truth[name]
         assert low <= mean + 1e-9 <= high + 2e-9
         assert mean == pytest.approx(float(getattr(result.curves["blur"]["truth"], name).mean()))
-    assert truth["morf"] == pytest.approx(result.curves["blur"]["truth"].morf.mean(0).tolist())
+    for name in ("morf", "lerf"):
+        curve = getattr(result.curves["blur"]["truth"], name)
+        assert len(truth[name]) == STEPS + 1
+        for step, found in enumerate(truth[name]):
+            assert found == pytest.approx(bootstrap_mean(curve[:, step].numpy(), 3), abs=1e-6)
+        assert any(high > low for _, low, high in truth[name])
 
 
 @pytest.mark.parametrize(("side", "grid", "cells"), [(4, 8, (4, 4)), (20, 8, (8, 8)), (20, 6, (6, 6)), (16, 5, (5, 5))])

@@ -51,6 +51,19 @@ def dense(image: Tensor, removed: Tensor) -> Tensor:
     return torch.linalg.solve(system, right).T.reshape(image.shape)
 
 
+def blurred(image: Tensor, deviation: float) -> Tensor:
+    """An image (C, H, W) through a Gaussian of so many pixels, pixel by pixel; over the border there is nothing."""
+    height, width = image.shape[1:]
+    rows, columns = torch.arange(height).double(), torch.arange(width).double()
+    found = torch.zeros_like(image, dtype=torch.float64)
+    for row in range(height):
+        for column in range(width):
+            square = (rows[:, None] - row).square() + (columns - column).square()
+            weights = (-square / (2 * deviation**2)).exp()
+            found[:, row, column] = (image.double() * weights).sum((1, 2)) / weights.sum()
+    return found.float()
+
+
 def largest_error(images: Tensor, removed: Tensor) -> float:
     filled = impute(images, removed, "noisy_linear", MEAN, noise=0.0)
     exact = torch.stack([dense(image, mask[0]) for image, mask in zip(images, removed)])
@@ -129,14 +142,19 @@ def test_the_linear_fill_never_leaves_the_range_of_what_is_kept_and_continues_a_
 
 
 @pytest.mark.parametrize("fill", FILLS)
-def test_kept_pixels_stay_bit_for_bit_and_all_removed_is_the_mean(fill: str) -> None:
+def test_kept_pixels_stay_bit_for_bit_and_all_removed_is_the_mean_or_the_blurred_image(fill: str) -> None:
     images, removed = pixels(4), torch.rand(4, 1, 16, 16) < 0.5
     removed[2], removed[3] = False, True
     filled = impute(images, removed, fill, MEAN)
     assert filled.dtype == torch.float32
     assert torch.equal(filled.masked_select(~removed), images.masked_select(~removed))
     assert torch.equal(filled[2], images[2])
-    assert torch.equal(filled[3], (255 * torch.tensor(MEAN))[:, None, None].expand(3, 16, 16))
+    nothing = (255 * torch.tensor(MEAN))[:, None, None].expand(3, 16, 16)
+    if fill == "blur":
+        torch.testing.assert_close(filled[3], blurred(images[3], 2.0), atol=1e-3, rtol=0)
+        assert float((filled[3] - nothing).abs().max()) > 10
+    else:
+        assert torch.equal(filled[3], nothing)
     assert not torch.equal(filled[:2], images[:2])
 
 
@@ -154,6 +172,16 @@ def test_an_image_is_filled_alike_in_any_batch(fill: str, side: int, monkeypatch
     # masks solved together, in blocks of other sizes
     monkeypatch.setattr("aib.interpret.imputation._ELEMENTS", 3 * side * side * 4)
     assert torch.equal(impute_each(images, removed, fill, MEAN, seed=8, positions=positions), whole)
+
+
+def test_the_blur_of_a_pixel_is_the_same_whatever_else_is_removed() -> None:
+    """The whole image is blurred once: no hole is blurred in, and the fill of a pixel does not jump as the last one goes."""
+    images = pixels(1)
+    masks = torch.stack([torch.rand(16, 16) < share for share in (0.1, 0.5, 0.9, 2.0)])[None]
+    filled = impute_each(images, masks, "blur", MEAN)
+    for mask, one in zip(masks[0], filled[0]):
+        assert torch.equal(one[:, mask], filled[0, 3][:, mask])
+        assert torch.equal(one[:, ~mask], images[0][:, ~mask])
 
 
 def test_the_mean_is_that_of_the_data_set() -> None:

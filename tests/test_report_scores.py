@@ -290,7 +290,9 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         (_set("information", "attention", "map", [[1.0], [1.0, 2.0]]), r"'map': expected rows of equal length"),
         (_set("detection", "selective", "coverage", [0.5]), r"'selective', 'max_softmax': expected an error for each coverage"),
         (_set("agreement", "metrics", ["one"]), r"'agreement': expected 1 rows of 1"),
-        (_set("format", 3), r"has format 3; this version reads up to 2: score the run again with it"),
+        (_set("faithfulness", "fills", "blur", "gradcam", "morf", [0.9, None, 0.1]), r"a step of the curves has no number"),
+        (_set("faithfulness", "fills", "blur", "gradcam", "lerf", [0.9, True, 0.1]), r"entry 2: expected \[mean, low, high\]"),
+        (_set("format", 4), r"has format 4; this version reads up to 3: score the run again with it"),
         (_set("grid_pointing", "chance", None), r"'chance': expected a number, found None"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from aib.interpret.consistency import Consistency, measure_consistency
 from aib.interpret.controls import blurred_random, centred_gaussian, chance, edge_map, other_image, uniform
 from aib.interpret.detection import auroc, detection_table, reliability_bins, selective_table, unusualness
 from aib.interpret.explainers import AttentionMap, Explainer, GradCAM, conv_layers
-from aib.interpret.faithfulness import Faithfulness, removal_faithfulness
+from aib.interpret.faithfulness import removal_faithfulness
 from aib.interpret.grid_pointing import GridPointing, grid_pointing_game
 from aib.interpret.iba import BottleneckAttribution
 from aib.interpret.information import Information, measure_information
@@ -18,6 +18,7 @@ from aib.interpret.localization import energy, iou, localization_scores, localiz
 from aib.interpret.map_sources import control_sources, from_explainer, map_cosine
 from aib.interpret.named_edits import Edit, frequency_edits, window_edits
 from aib.interpret.randomization import map_similarity, randomized_networks, rank_correlation
+from aib.interpret.removal_curves import Faithfulness
 from aib.interpret.sensitivity import Sensitivity, map_sensitivity
 
 __all__ = [

@@ -8,8 +8,9 @@ time, the most important first (MoRF) and the least important first (LeRF), and 
 Recorded are the probability p of the class the network predicts for the whole image, and whether its answer is the label:
 
 deletion    area under p of MoRF over the share removed: low where the cells removed first are those the network needs.
-insertion   area under p as the most important cells come first onto the image with everything removed. What is then still missing
-            are the least important ones: it is the curve of LeRF read backwards, with the same area, and is computed once.
+insertion   area under p as the most important cells come first onto the image with everything removed: onto the blurred image,
+            as in Petsiuk et al. 2018, or by the other fills onto the mean colour. What is then still missing are the least
+            important cells: it is the curve of LeRF read backwards, with the same area, and is computed once.
 srg         symmetric relevance gain, insertion - deletion = area of LeRF - area of MoRF (Bluecher et al. 2024, "Decoupling pixel
             flipping and occlusion strategy for consistent XAI benchmarks"). What a fill does to p wherever it is put cancels;
             deletion and insertion alone are as much about the fill and the network.
@@ -17,15 +18,14 @@ polarity    share of images whose p falls more by removing the most attended qua
 accuracy    with the attended and with the unattended quarter, half and three quarters removed.
 
 A constant map, like any random order, has an srg of 0 and a polarity of 1/2 in expectation. Turning a map without ties upside down
-turns the signs: srg becomes -srg, polarity 1 - polarity.
+turns the signs: srg becomes -srg, polarity 1 - polarity. Deletion, insertion and the accuracies by themselves depend on how cells
+lie too: scattered ones leave more of anything than a patch, so a map without order gains in insertion what it loses in deletion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,139 +35,12 @@ from aib.data.augment import normalize
 from aib.data.bundle import Split, batch_indices
 from aib.interpret.explainers import evaluating
 from aib.interpret.imputation import FILLS, Fill, impute, impute_each, seeded_generator
-from aib.interpret.intervals import bootstrap_mean, share_interval
-from aib.interpret.margins import margins
+from aib.interpret.removal_curves import STEPS, Faithfulness, RemovalCurves
 
-__all__ = [
-    "SHARES", "STEPS", "Faithfulness", "RemovalCurves", "cell_means", "image_positions", "pixel_batches", "removal_faithfulness",
-    "removal_order",
-]  # fmt: skip
-
-STEPS = 8
-"""Equal steps in which an image is removed."""
-
-SHARES = {"1/4": STEPS // 4, "1/2": STEPS // 2, "3/4": 3 * STEPS // 4}
-"""The shares quoted by name, and their steps."""
+__all__ = ["cell_means", "image_positions", "pixel_batches", "removal_faithfulness", "removal_order"]
 
 _VARIANTS = 2 * (STEPS - 1)
 """Images made of one image under one map and one fill: two orders, without the first and the last step, which all maps share."""
-
-_TIE = 1e-6
-"""Probabilities that differ by no more are equal: a pass in float32 does not tell them apart."""
-
-
-@dataclass(frozen=True)
-class RemovalCurves:
-    """One map under one fill. Step 0 is the whole image, at step `STEPS` everything is removed; all tensors are on the CPU.
-
-    Attributes:
-        shares: (STEPS + 1,) float64 share of the cells removed, 0 to 1.
-        morf, lerf: (N, STEPS + 1) float64 probability of the class predicted for the whole image, with the most and with the least
-            important cells removed first.
-        morf_correct, lerf_correct: (N, STEPS + 1) bool, whether the predicted class is the label.
-    """
-
-    shares: Tensor
-    morf: Tensor
-    lerf: Tensor
-    morf_correct: Tensor
-    lerf_correct: Tensor
-
-    @property
-    def deletion(self) -> Tensor:
-        """(N,) area under ``morf``, in [0, 1]; the lower, the better."""
-        return torch.trapezoid(self.morf, self.shares)
-
-    @property
-    def insertion(self) -> Tensor:
-        """(N,) area under the insertion curve, ``lerf`` read backwards, in [0, 1]; the higher, the better."""
-        return torch.trapezoid(self.lerf, self.shares)
-
-    @property
-    def srg(self) -> Tensor:
-        """(N,) insertion - deletion, in [-1, 1]."""
-        return self.insertion - self.deletion
-
-    @property
-    def polarity(self) -> Tensor:
-        """(N,) 1 where removing the most attended quarter costs more than the least attended one, 0 where less, else 1/2."""
-        gap = self.lerf[:, SHARES["1/4"]] - self.morf[:, SHARES["1/4"]]
-        return torch.where(gap.abs() <= _TIE, 0.5, (gap > 0).double())
-
-    def numbers(self, seed: int = 0) -> dict[str, Any]:
-        """The scores as ``[mean, low, high]`` of plain numbers, with 95 % intervals over images, and the mean curves.
-
-        Intervals of accuracies and of the polarity are Wilson's, those of areas a bootstrap's.
-
-        Keys: ``"deletion"``, ``"insertion"``, ``"srg"``, ``"polarity"``; ``"attended_removed"`` and ``"unattended_removed"``, the
-        accuracy by the share removed; ``"morf"`` and ``"lerf"``, a number a step.
-
-        Args:
-            seed: of the bootstrap; with the same one, intervals of all maps are of the same resamples.
-        """
-
-        def interval(values: Tensor) -> list[float]:
-            return list(bootstrap_mean(values.double().numpy(), seed))
-
-        def share(values: Tensor) -> list[float]:
-            return list(share_interval(values.numpy()))
-
-        return {
-            **{name: interval(getattr(self, name)) for name in ("deletion", "insertion", "srg")},
-            "polarity": share(self.polarity),
-            "attended_removed": {name: share(self.morf_correct[:, step]) for name, step in SHARES.items()},
-            "unattended_removed": {name: share(self.lerf_correct[:, step]) for name, step in SHARES.items()},
-            "morf": self.morf.mean(0).tolist(),
-            "lerf": self.lerf.mean(0).tolist(),
-        }
-
-
-@dataclass(frozen=True)
-class Faithfulness:
-    """Named maps on the same footing: the same images, cells, fills, noise and order of ties.
-
-    Attributes:
-        curves: of every fill and every map, by name.
-        predicted: (N,) int64 class predicted for the whole image, on the CPU.
-        labels: (N,) int64, on the CPU.
-        cells: rows and columns of the grid.
-    """
-
-    curves: Mapping[Fill, Mapping[str, RemovalCurves]]
-    predicted: Tensor
-    labels: Tensor
-    cells: tuple[int, int]
-
-    def numbers(self, seed: int = 0, controls: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
-        """``{"n", "cells", "shares", "accuracy", "fills": {fill: {map: ...}}}`` of plain numbers; see `RemovalCurves.numbers`.
-
-        ``"accuracy"`` is that of the whole images as ``[mean, low, high]``, ``"shares"`` what the curves are drawn over. With
-        ``controls`` there is ``"above"``, by fill: how far each map stands above the best of its controls in ``"srg"``,
-        ``"polarity"`` and ``"unattended_removed"``, the accuracy with the less attended half removed; see
-        `aib.interpret.margins.margins`.
-
-        Args:
-            seed: of the bootstrap.
-            controls: by map, the names of its controls.
-        """
-        fills = {fill: {name: curves.numbers(seed) for name, curves in maps.items()} for fill, maps in self.curves.items()}
-        some = next(iter(next(iter(self.curves.values())).values()))
-        found = {
-            "n": len(self.labels), "cells": list(self.cells), "shares": some.shares.tolist(),
-            "accuracy": list(share_interval((self.predicted == self.labels).numpy())), "fills": fills,
-        }  # fmt: skip
-        if controls is not None:
-            found["above"] = {fill: self._above(fill, controls, seed) for fill in self.curves}
-        return found
-
-    def _above(self, fill: Fill, controls: Mapping[str, Sequence[str]], seed: int) -> dict[str, Any]:
-        curves = self.curves[fill]
-        values = {
-            "srg": {name: one.srg.numpy() for name, one in curves.items()},
-            "polarity": {name: one.polarity.numpy() for name, one in curves.items()},
-            "unattended_removed": {name: one.lerf_correct[:, SHARES["1/2"]].numpy() for name, one in curves.items()},
-        }
-        return margins(values, controls, shares=("polarity", "unattended_removed"), seed=seed)
 
 
 def removal_faithfulness(
@@ -187,9 +60,10 @@ def removal_faithfulness(
 ) -> Faithfulness:
     """How a classifier's answer changes as images are removed in the order of each map.
 
-    It takes 14 passes for every image, map and fill. On the CPU the network gets those of one image, map and fill together, which
-    is as fast as more at once: the curves of an image are the same bit for bit whatever else is scored and whatever
-    ``images_at_once`` is. Other devices get as many as are held, and results agree up to rounding.
+    It takes 14 passes for every image, map and fill, and two for every image as it is and blurred. On the CPU the network gets
+    those of one image, map and fill together, which is as fast as more at once: the curves of an image are the same bit for bit
+    whatever else is scored and whatever ``images_at_once`` is. Other devices get as many as are held, and results agree up to
+    rounding.
 
     Args:
         model: normalised images (n, C, H, W) to logits (n, classes); a module runs in eval mode and is left as found.
@@ -238,7 +112,12 @@ def removal_faithfulness(
                 cells = _grid(grid, height, width)
                 orders = {name: removal_order(cell_means(one, cells), where, seed) for name, one in maps.items()}
                 everything = torch.ones(1, 1, height, width, dtype=torch.bool, device=pixels.device)
-                empty = ask(impute(pixels[:1], everything, "mean", mean), 1)
+                nothing = ask(impute(pixels[:1], everything, "mean", mean), 1)
+            # all that is left of an image depends on it by the blur only
+            gone = dict.fromkeys(fills, nothing)
+            if "blur" in fills:
+                left = impute(pixels, everything.expand(len(pixels), -1, -1, -1), "blur", mean)
+                gone["blur"] = ask(left, 1 if on_cpu else images_at_once)
             whole = ask(pixels, 1 if on_cpu else images_at_once)
             answers, rows = whole.argmax(1), slice(start, start + len(pixels))
             predicted.append(answers)
@@ -247,7 +126,7 @@ def removal_faithfulness(
                 for fill in fills:
                     filled = impute_each(pixels, removed, fill, mean, seed=seed, positions=numbers).flatten(0, 1)
                     between = ask(filled, _VARIANTS if on_cpu else images_at_once).unflatten(0, (-1, 2, STEPS - 1))
-                    ends = [end[:, None, None].expand(len(pixels), 2, 1, -1) for end in (whole, empty)]
+                    ends = [end[:, None, None].expand(len(pixels), 2, 1, -1) for end in (whole, gone[fill])]
                     logits = torch.cat([ends[0], between, ends[1]], 2)
                     chosen = answers[:, None, None, None].expand(-1, 2, STEPS + 1, 1)
                     p = logits.softmax(-1).gather(-1, chosen).squeeze(-1)

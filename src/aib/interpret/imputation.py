@@ -1,12 +1,22 @@
 """Removing pixels: what stands in their place, so that a network can be asked for its answer without them.
 
 ``"mean"``          the data set's mean colour: nothing of the image, but edges that no photograph has.
-``"blur"``          the image through a Gaussian: no edges, but the coarse content is still there.
+``"blur"``          the value of the blurred image: no edges, but the coarse content is still there. The whole image is blurred
+                    once, before anything is removed: what a pixel becomes does not depend on what is kept, and with everything
+                    removed the blurred image is left (Fong and Vedaldi 2017, "Interpretable explanations of black boxes by
+                    meaningful perturbation"; insertion starts from there in Petsiuk et al. 2018, "RISE").
 ``"noisy_linear"``  each removed pixel the weighted mean of its neighbours, and a little noise (Rong et al. 2022, "A consistent and
                     efficient evaluation strategy for attribution methods", ROAD): smooth, and only what the kept pixels tell. The
-                    shape of the removed region hardly shows, so it cannot be what a network answers to.
+                    shape of the removed region hardly shows, so it cannot be what a network answers to. Where nothing is kept
+                    there is nothing to continue: then it is the mean colour.
 
-For the last, with N(p) the 8 neighbours of p inside the image and w = 1/6 for those at a side and 1/12 at a corner,
+The Gaussian's deviation is an eighth of the image's shorter side, a cell of the 8 x 8 grid of `aib.interpret.faithfulness`: a
+narrower one would leave what a cell holds. On photographs of 224 pixels Fong and Vedaldi take 10 pixels, 1/22 of the side, and
+RISE a kernel of 11 pixels cut from a deviation of 5; on 32x32 pixels that is one or two. A network trained on `clutter`, right on
+98 % of 500 whole images and on 10 % by chance, was still right on 97 % of the blurred ones at 1/45 of the side, on 75 % at 1/22 and
+on 33 % at 1/16; at 1/11 and at 1/8 on 7 %.
+
+For the noisy linear fill, with N(p) the 8 neighbours of p inside the image and w = 1/6 for those at a side and 1/12 at a corner,
 
     x_p = sum_N(p) w_q x_q / sum_N(p) w_q    for removed p,    x_p the image's for kept p,
 
@@ -62,7 +72,7 @@ def impute(
 ) -> Tensor:
     """Images with their removed pixels replaced. Kept pixels are those of the image, bit for bit.
 
-    Where every pixel of an image is removed it becomes the mean colour, by every fill.
+    Where every pixel of an image is removed it becomes the blurred image by the blur, else the mean colour.
 
     Args:
         images: (N, C, H, W) float pixels, 0 to 255.
@@ -72,8 +82,8 @@ def impute(
         seed: of the noise, from 0 on.
         positions: (N,) int64 position of each image in its split; its noise depends on that and the seed alone. 0 to N - 1 by
             default.
-        blur: standard deviation of the Gaussian as a share of the image's shorter side. It reaches over the border as if there
-            were nothing there.
+        blur: standard deviation of the Gaussian as a share of the image's shorter side. Over the border there is nothing: the
+            weights that are left add up to one.
         noise: standard deviation of the noise of the noisy linear fill in grey levels; values may leave 0 to 255 by it.
 
     Returns:
@@ -115,7 +125,6 @@ def impute_each(
     pixels = images.detach().float()
     colour = 255 * torch.tensor(list(mean), dtype=torch.float32, device=pixels.device)[:, None, None]
     where = removed[:, :, None]
-    every = where.flatten(3).all(3)[..., None, None]
     if fill == "mean":
         inside: Tensor = colour
     elif fill == "blur":
@@ -126,7 +135,8 @@ def impute_each(
             shape = tuple(pixels.shape[1:])
             drawn = [seeded_generator(seed, number).standard_normal(shape, dtype=np.float32) for number in numbers]
             inside = inside + noise * torch.from_numpy(np.stack(drawn)).to(pixels.device)[:, None]
-    return torch.where(where, torch.where(every, colour, inside), pixels[:, None])
+        inside = torch.where(where.flatten(3).all(3)[..., None, None], colour, inside)
+    return torch.where(where, inside, pixels[:, None])
 
 
 def seeded_generator(*seeds: int) -> np.random.Generator:

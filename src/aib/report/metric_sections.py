@@ -9,17 +9,15 @@ from aib.report.compare import CONTROLS, MEASURES, Table
 from aib.report.parts import Figure, Section
 from aib.report.read import RunRecord
 from aib.report.read_scores import LEAST, Estimate, ScoreRecord
-from aib.report.score_figures import BARE, PERCENT, PLAIN, POINTS, DotGroup, Form, Line, curve_chart, dot_chart, source_colours
-from aib.report.score_names import control_words, fill_label, fill_words, metric_label, source_label, who_is
+from aib.report.removal_figures import removal_above, removal_curves
+from aib.report.score_figures import BARE, PERCENT, PLAIN, POINTS, DotGroup, Form, dot_chart, source_colours
+from aib.report.score_names import control_words, fill_label, fill_words, source_label, who_is
 from aib.report.style import CONTROL
 
 __all__ = ["metric_sections"]
 
 AREA = Form()
 """Areas under curves, in [0, 1]."""
-
-GREY_CURVE = "random"
-"""The control whose removal curve is drawn."""
 
 MAIN_FILL = "blur"
 """The fill of the figures that show one, where it is there."""
@@ -43,49 +41,18 @@ def _faithfulness(scores: ScoreRecord) -> Section | None:
     if not found or not judged:
         return None
     controls = [name for name in names if name not in judged]
-    drawn = [_curves(scores, found["shares"], fill, maps, first=not number) for number, (fill, maps) in enumerate(fills.items())]
+    drawn = [removal_curves(scores, found, fill) for fill in fills]
     drawn += [
         _gain(scores, fills, judged, controls),
+        *(_area(scores, fills, judged, controls, metric) for metric in AREAS),
         _halves(scores, found, judged, controls),
         _polarity(scores, fills, judged, controls),
     ]
     tables = [_removal_table(fills, [*judged, *controls])]
     if above := found.get("above"):
-        tables.insert(0, _removal_above(above, judged))
+        tables.insert(0, removal_above(above, judged))
     lead = _removal_lead(scores, found, judged, controls)
     return Section("faithfulness", "Do the places it marks matter to the network?", lead, drawn, tables)
-
-
-FILL_SENTENCES = {
-    "mean": "A flat colour makes edges that no photograph has.",
-    "blur": "A blur keeps what is coarse, so less is lost.",
-    "noisy_linear": "A removed pixel becomes the mean of its neighbours with a little noise: the shape of the hole hardly shows.",
-}
-
-
-def _curves(scores: ScoreRecord, shares: Sequence[float], fill: str, maps: Maps, first: bool) -> Figure:
-    colours = source_colours(scores.judged, scores.own)
-    present = [source for source in scores.judged if source in maps]
-
-    def points(name: str, part: str) -> list[tuple[float, float]]:
-        return [(100 * share, 100 * value) for share, value in zip(shares, maps[name][part])]
-
-    lines = []
-    for name in [*([GREY_CURVE] if GREY_CURVE in maps else []), *reversed(present)]:
-        label = source_label(name) if name in colours else f"{name} (control)"
-        for part, dash in (("lerf", "5 3"), ("morf", None)):
-            width = 2.4 if name == scores.judged[0] else 1.5
-            lines.append(Line(label, colours.get(name, CONTROL), points(name, part), dash, width))
-    area = (points(present[0], "lerf"), points(present[0], "morf")) if present else None
-    said = (
-        "Probability of the predicted class as cells of the image are removed, the most attended first (solid) or the least "
-        "attended "
-        "first (dashed). The further apart, the more the order matters. "
-        if first
-        else "The same with another fill. "
-    )
-    svg = curve_chart(f"class probability, filled {fill_words(fill)}", lines, x_label="removed, %", x=(0.0, 100.0), area=area)
-    return Figure(svg, (said + FILL_SENTENCES.get(fill, "")).strip())
 
 
 def _group(
@@ -121,6 +88,27 @@ def _gain(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[str],
         "image has 0 "
         "on average; a bright centre, or edges, gain where the objects are, without the network.",
     )
+
+
+AREAS = {
+    "deletion": (-1, "under the solid curves", "Area under the solid curves: the lower, the sooner the answer goes with the cells "
+                 "that are marked most. How low it can be is the doing of the fill and the network as well: by itself, without the "
+                 "controls beside it, it says nothing of the map."),
+    "insertion": (1, "under the dashed curves", "Area under the dashed curves. Read backwards, they show the cells that are marked "
+                  "most coming first onto what the fill leaves of the image: the higher, the sooner the answer is there. It does "
+                  "not rank maps of different grain: cells that lie scattered show more of anything than a patch, and a map "
+                  "without any order gains here what it loses in deletion."),
+}  # fmt: skip
+"""By metric: whether more is better, which area it is, and the sentence under its figure."""
+
+
+def _area(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[str], controls: Sequence[str], metric: str) -> Figure:
+    sign, under, sentence = AREAS[metric]
+    groups = [
+        _group(scores, (fill_label(fill),), maps, judged, controls, lambda one: one[metric], sign) for fill, maps in fills.items()
+    ]
+    svg = dot_chart(f"{metric}, the area {under}", groups, AREA, legend=_legend(scores, judged), bounds=(0.0, 1.0), missing="none")
+    return Figure(svg, sentence)
 
 
 def _halves(scores: ScoreRecord, found: Mapping[str, Any], judged: Sequence[str], controls: Sequence[str]) -> Figure:
@@ -184,20 +172,6 @@ def _removal_lead(scores: ScoreRecord, found: Mapping[str, Any], judged: Sequenc
     return f"{opening}: {said}; {verdict}. Measured on {found['n']:,} images."
 
 
-def _removal_above(above: Mapping[str, Any], judged: Sequence[str]) -> Table:
-    rows = []
-    for name in judged:
-        for fill, sources in above.items():
-            for metric, best in sources.get(name, {}).items():
-                form = PLAIN if metric == "srg" else POINTS
-                control = best.get("control")
-                rows.append([source_label(name), metric_label(metric), fill_label(fill), form.estimate(best["difference"]),
-                             "–" if control is None else source_label(control)])  # fmt: skip
-    note = "The number to quote: the mean less that of the best control, image by image, with 95 % intervals over images. Polarity "
-    note += "and accuracy in points."
-    return Table("Above the best control", ["map", "metric", "filled with", "above the best control", "best control"], rows, note)
-
-
 def _removal_table(fills: Mapping[str, Maps], names: Sequence[str]) -> Table:
     shares = list(next(iter(next(iter(fills.values())).values()))["attended_removed"])
     columns = ["map", "filled with", "deletion", "insertion", "SRG", "polarity, %"]
@@ -226,7 +200,8 @@ def _steadiness(record: RunRecord, scores: ScoreRecord) -> Section | None:
         first, values = next(iter(noise.items()))
         if (pooled := _pooled(values)) is not None:
             who = who_is(scores.own, first)
-            said.append(f"Noise that no one sees moves {who} by {PERCENT.estimate(pooled)} of what another image does.")
+            moved = f"Noise that no one sees moves {who} by {PERCENT.estimate(pooled)} of what another image does"
+            said.append(f"{moved}{_steadier(values)}.")
     grid = scores.numbers.get("grid_pointing")
     if grid and any(name in scores.judged for name in grid["maps"]):
         drawn.append(_grid(scores, grid))
@@ -255,11 +230,15 @@ def _steady_table(scores: ScoreRecord, noise: Mapping[str, Any], grid: Mapping[s
         best = (grid or {}).get("above", {}).get(name, {})
         control = f" {source_label(best['control'])}" if best.get("control") else ""
         moved = _pooled(noise[name]) if name in noise else None
-        rows.append([source_label(name), BARE.estimate(moved), BARE.estimate(maps.get(name)),
+        least = noise.get(name, {}).get("above", {})
+        steadier = POINTS.estimate(least.get("difference")) + (f" {source_label(least['control'])}" if least.get("control") else "")
+        rows.append([source_label(name), BARE.estimate(moved), steadier, BARE.estimate(maps.get(name)),
                      POINTS.estimate(best.get("difference")) + control])  # fmt: skip
     note = "Noise: a map that is the same for all images has none, and the map of another image has the map’s own. Grid pointing: "
     note += "maps that do not depend on the class, the own map and its controls among them, are at chance by definition."
-    columns = ["map", "change by noise, %", "grid pointing, %", "grid, points above the best control"]
+    note += " Above the best control more is better: of noise it is how much less the map changes than the steadiest control."
+    columns = ["map", "change by noise, %", "noise, points above the best control", "grid pointing, %",
+               "grid, points above the best control"]  # fmt: skip
     return Table("Noise and grids, every map", columns, rows, note, folded=True)
 
 
@@ -267,6 +246,19 @@ def _pooled(values: Mapping[str, Any]) -> Estimate | None:
     """Mean change by noise over mean change to another image; the mean of their ratios runs off where two images look alike."""
     found: Estimate | None = values.get("pooled", values["share"])
     return found
+
+
+def _steadier(values: Mapping[str, Any]) -> str:
+    """By how much less than the steadiest control a map changes, or more; nothing of too few images or without a control."""
+    best = values.get("above", {})
+    difference, control = best.get("difference"), best.get("control")
+    if difference is None or control is None or values["n"] < LEAST:
+        return ""
+    if difference[1] <= 0 <= difference[2]:
+        return f", not told apart from its steadiest control, {control_words(control)}"
+    size = (abs(difference[0]), *sorted(map(abs, difference[1:])))
+    sense = "less" if difference[0] > 0 else "more"
+    return f", {BARE.estimate(size)} points {sense} than its steadiest control, {control_words(control)}"
 
 
 def _noise(scores: ScoreRecord, noise: Mapping[str, Any]) -> Figure:

@@ -21,7 +21,7 @@ Key = tuple[str, str, float]
 QUOTED = "0.9"
 """The threshold of the cosine that figures show."""
 
-FORMAT = 2
+FORMAT = 3
 """The newest format of a file of scores that is read; files without a number are of the first, and lack what came since."""
 
 LEAST = 20
@@ -29,7 +29,7 @@ LEAST = 20
 
 _SCORED = {
     "source": str, "edit": str, "size": float, "n": int, "unchanged": int, "unchanged_share": ESTIMATE,
-    "thresholds": {"*": {"score": ESTIMATE, "excess": ESTIMATE}},
+    "thresholds": {"*": {"score": ESTIMATE, "excess": ESTIMATE}}, "cosine_own?": ESTIMATE, "cosine_other?": ESTIMATE,
 }  # fmt: skip
 _COMPARED = {
     "source": str, "edit": str, "size": float, "unchanged": int,
@@ -37,7 +37,7 @@ _COMPARED = {
 }  # fmt: skip
 _REMOVED = {
     "deletion": ESTIMATE, "insertion": ESTIMATE, "srg": ESTIMATE, "polarity": ESTIMATE,
-    "attended_removed": {"*": ESTIMATE}, "unattended_removed": {"*": ESTIMATE}, "morf": [float], "lerf": [float],
+    "attended_removed": {"*": ESTIMATE}, "unattended_removed": {"*": ESTIMATE}, "morf": [ESTIMATE], "lerf": [ESTIMATE],
 }  # fmt: skip
 _ABOVE = {"control?": str, "difference": ESTIMATE}
 _DETECTED = {"inside": int, "outside": int, "scores": {"*": {"auroc": ESTIMATE, "false_positive_rate": ESTIMATE}}}
@@ -57,7 +57,8 @@ SHAPE: Mapping[str, Any] = {
         "n": int, "shares": [float], "accuracy?": ESTIMATE, "fills": {"*": {"*": _REMOVED}},
         "above?": {"*": {"*": {"*": _ABOVE}}},
     },
-    "sensitivity?": {"*": {"n": int, "sigma": float, "share": ESTIMATE, "pooled?": (ESTIMATE, None), "undefined?": int}},
+    "sensitivity?": {"*": {"n": int, "sigma": float, "share": ESTIMATE, "pooled?": (ESTIMATE, None), "undefined?": int,
+                           "above?": _ABOVE}},
     "grid_pointing?": {"n": int, "images?": int, "chance": float, "maps": {"*": ESTIMATE}, "above?": {"*": _ABOVE}},
     "localization?": {"n": int, "excluded?": int, "maps": {"*": {"*": ESTIMATE}}, "above?": {"*": {"*": _ABOVE}}},
     "information?": {
@@ -224,6 +225,8 @@ def _check(numbers: Mapping[str, Any], file: Path) -> None:
     steps = len(numbers.get("faithfulness", {}).get("shares", ()))
     for fill, maps in numbers.get("faithfulness", {}).get("fills", {}).items():
         for name, removed in maps.items():
+            if None in (*removed["morf"], *removed["lerf"]):
+                raise ValueError(f"{file}, 'faithfulness', {fill!r}, {name!r}: a step of the curves has no number")
             if {len(removed["morf"]), len(removed["lerf"])} != {steps}:
                 raise ValueError(f"{file}, 'faithfulness', {fill!r}, {name!r}: the curves have not the {steps} steps of 'shares'")
     rows = numbers.get("information", {}).get("attention", {}).get("map")

@@ -31,6 +31,7 @@ CONTROLS = {
 METRICS = {
     "srg": "SRG", "polarity": "polarity", "accuracy": "accuracy, unattended half removed", "pointing_game": "pointing game",
     "energy": "energy in the mask", "iou": "IoU", "unattended_removed": "accuracy, unattended half removed",
+    "attended_removed": "accuracy, attended half removed",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from aib.report import figures
 from aib.report.bit_sections import bit_sections
 from aib.report.compare import Table
+from aib.report.cosine_table import mean_cosines
 from aib.report.edited_gallery import edited_pictures
 from aib.report.metric_sections import metric_sections
 from aib.report.parts import Figure, Section
@@ -238,6 +239,7 @@ def _score_tables(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> li
         Table(f"Scores at cosine {QUOTED}", ["edit", "map", "prediction stays", *shared], rows, note),
         Table("Every cosine and every radius", ["edit", "map", "cosine", "images", *shared], every, folded=True),
         *([_control_table(scores, edits)] if scores.controls else []),
+        *([cosines] if (cosines := mean_cosines(scores, edits)) else []),
     ]
 
 

@@ -15,7 +15,8 @@ Estimate = tuple[float, float, float]
 """A mean and the ends of its 95 % interval; the ends are NaN where there is none."""
 
 ESTIMATE = "an estimate"
-"""In a shape: [mean, low, high], read as an `Estimate`; null, and a mean that is null or NaN, as None."""
+"""In a shape: [mean, low, high], or in older files the mean alone, read as an `Estimate`; null, and a mean that is null or NaN, as
+None."""
 
 GREATEST = 1e18
 """Largest absolute value of a number; of what a run counts and measures nothing comes near, and axes end in infinity."""
@@ -74,6 +75,8 @@ def _missing(value: Any) -> bool:
 def _estimate(value: Any, where: str) -> Estimate | None:
     if value is None:
         return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = [value, None, None]
     if not isinstance(value, list) or len(value) != 3:
         raise ValueError(f"{where}: expected [mean, low, high] or null, found {reprlib.repr(value)}")
     mean, low, high = (None if _missing(one) else shaped(one, float, where) for one in value)

@@ -25,8 +25,9 @@ from aib.train.score_sources import CONTROLS, OTHER_IMAGE, ScoreSources, attribu
 
 __all__ = ["FORMAT", "score_run"]
 
-FORMAT = 2
-"""Of ``score/SPLIT.json``: since 2, controls have the resolution of what they are beside, and metrics have all of them."""
+FORMAT = 3
+"""Of ``score/SPLIT.json``: since 2, controls have the resolution of what they are beside, and metrics have all of them; since 3,
+the blur leaves the blurred image where everything is removed, and curves and mean cosines have intervals."""
 
 DRAWS = 3
 """Of random weights in the sanity check; the controls are networks of the first, since every draw costs as much again."""
