@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from aib.classifier import AttentiveClassifier, Classifier, Details, Pass
+from aib.interpret.localization import pointing_game
 from aib.interpret.randomization import (
     attention_modules,
     execution_order,
@@ -296,17 +297,70 @@ def test_similarity_is_a_mean_over_draws_of_the_weights() -> None:
     assert found["constant"] == 0  # a draw without a value leaves the others'
 
 
-def test_the_sanity_check_tells_a_map_that_learned_from_one_that_did_not() -> None:
-    trained, fresh = twins("vgg_xs_aib")
-    images = pictures(16, seed=2)
+class Looking(Classifier):
+    """Says whether a patch is red or green, by a map that is learned or by the brightness of the image, which takes no learning."""
+
+    num_classes, has_map, gated = 2, True, True
+
+    def __init__(self, learned: bool) -> None:
+        super().__init__()
+        self.learned = learned
+        self.features = nn.Conv2d(3, 8, 3, padding=1)
+        self.attention = nn.Conv2d(8, 1, 1)
+        self.decoder = nn.Linear(8, 2)
+
+    def attention_parts(self) -> list[nn.Module]:
+        return [self.attention] if self.learned else []
+
+    def run_pass(self, images: Tensor, how: Pass) -> Details:
+        features = self.features(images).relu()
+        scores = self.attention(features) if self.learned else 4 * images.mean(1, keepdim=True)
+        pooled = (features * scores.flatten(2).softmax(2).view_as(scores)).sum((2, 3))
+        return Details(logits=self.decoder(pooled), features=features, attention=scores.sigmoid())
+
+
+def patches(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (N, 3, 12, 12) of dim noise with two bright patches: one red (class 0) or green (class 1), one blue; where the first
+    lies, (N, 1, 12, 12); and the classes."""
+    generator = torch.Generator().manual_seed(seed)
+    images, places = 0.3 * torch.randn(count, 3, 12, 12, generator=generator), torch.zeros(count, 1, 12, 12, dtype=torch.bool)
+    labels = torch.arange(count) % 2
+    for i, (row, column) in enumerate(torch.randint(0, 9, (count, 2), generator=generator).tolist()):
+        for colour, top, left in ((int(labels[i]), row, column), (2, (row + 5) % 9, (column + 4) % 9)):
+            images[i, colour, top : top + 4, left : left + 4] += 2.0
+        places[i, 0, row : row + 4, column : column + 4] = True
+    return images, places, labels
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_sanity_check_tells_a_map_that_learned_from_one_that_did_not(learned: bool) -> None:
+    """Both networks learn the colour, and only one of them where it is. The other's map is the same whatever the weights are."""
+    images, _, labels = patches(128, 1)
+    torch.manual_seed(1)
+    trained, fresh = Looking(learned), Looking(learned)
+    weights = list(trained.parameters())
+    for _ in range(80):  # plain gradient descent; attention by brightness has no gradient
+        loss = nn.functional.cross_entropy(trained(images), labels)
+        with torch.no_grad():
+            for values, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True)):
+                values -= 0.0 if gradient is None else 0.5 * gradient
+    images, places, labels = patches(64, 2)
+    networks = {"trained": trained, **randomized_networks(trained, fresh, images)}
     with torch.no_grad():
-        # a map that reads one feature: with other features it is another map
-        maps = {
-            name: network.eval().forward_details(images).map
-            for name, network in {"trained": trained, **randomized_networks(trained, fresh, images)}.items()
-        }
-    assert map_similarity(maps["trained"], [maps["last 25 % randomised"]])["spearman"] == [1.0, 1.0, 1.0]
-    assert map_similarity(maps["trained"], [maps["untrained"]])["spearman"][0] < 0.9
+        assert float((trained.eval()(images).argmax(1) == labels).float().mean()) > 0.95
+        maps = {name: network.eval().forward_details(images).map for name, network in networks.items()}
+    alike = {name: map_similarity(maps["trained"], [one])["spearman"] for name, one in maps.items()}
+    points = {name: float(pointing_game(one, places).mean()) for name, one in maps.items()}
+    assert alike["last 25 % randomised"] == [1.0, 1.0, 1.0]  # the decoder alone, which lies behind the map
+    if learned:
+        assert points["trained"] > 0.95
+        assert points["untrained"] < points["trained"]
+        assert max(map(abs, alike["untrained"])) < 0.5
+        assert max(map(abs, alike["attention randomised"])) < 0.8  # of one layer, which by chance may be much the same or turned
+    else:
+        assert points["trained"] == points["untrained"] < 0.7
+        assert all(found == [1.0, 1.0, 1.0] for found in alike.values())
+        assert "attention randomised" not in alike
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------------------
