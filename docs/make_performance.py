@@ -26,8 +26,10 @@ beside the ratios to give their size. A target counts as reached where the whole
 REMARKS = {
     "step": """*Unclear* is a median below the target whose interval reaches over it: rounds of seconds scatter on a shared machine.
 What a step has beside its floor is batch normalisation, ReLU, pooling, dropout and the optimiser.""",
-    "score": """Other work ran beside this one and fell on the bare passes more often: the ratio of the processor's time is the one
-to quote.""",
+    "score": """Other work ran beside this one and fell on the bare passes more often: a ratio below 1 on the clock is that and no
+gain, since scoring holds the bare passes. The ratio of the processor's time is the one that is judged and the one to quote. The
+intervals of the mean cosines came after this measurement: 1.1 s of the processor for 10,000 images under ten edits, 0.7 % of the
+bare passes.""",
 }
 """By subject: what limits a target that is not reached, or not with certainty, and what else a number needs beside it."""
 

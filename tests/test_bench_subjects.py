@@ -105,9 +105,15 @@ def check_explain(result: dict[str, Any]) -> None:
     assert row["variants"]["occlusion"]["processor_ratio"][0] > row["variants"]["own attention map"]["processor_ratio"][0]
 
 
+def check_score(result: dict[str, Any]) -> None:
+    (row,), (target,) = result["rows"], result["targets"]
+    assert target["measured"] == row["variants"]["scored"]["processor_ratio"] != row["variants"]["scored"]["ratio"]
+    assert target["name"].endswith("scored / bare, of the processor")
+
+
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "step": check_step, "quantizer": check_quantizer, "samples": check_samples, "epoch": check_epoch, "growth": check_growth,
-    "explain": check_explain,
+    "explain": check_explain, "score": check_score,
 }  # fmt: skip
 
 

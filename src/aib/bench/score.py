@@ -4,7 +4,8 @@ Bare is ``forward_details`` on ready-made normalised images, in chunks of the sa
 the summaries of four sizes of coloured windows, four of patches of another set, low and high frequencies, with the model's own map
 as the only source. Networks are untrained and images noise; with a run it is the run's network on all of its test images.
 
-Target: at most 1.15 times the bare passes.
+Target: at most 1.15 times the bare passes, on a CPU in the processor's time: the bare passes are a part of what is scored, so a
+ratio below 1 on the clock is other work that fell on them.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ def measure(settings: Settings, say: Callable[[str], None]) -> Findings:
         variants, passes = _variants(model, pixels, statistics, batch_size, settings)
         timings = take_turns(variants, BARE, **settings.turns())
         found.rows.append(timings.as_row(case, items=passes))
-        found.targets.append(Target(f"{case['model']}: scored / bare", "<=", SCORE_TARGET, timings.ratio(SCORED)))
+        # the processor waits for another device, and its time says nothing of that
+        processor = settings.device == "cpu"
+        name = f"{case['model']}: scored / bare" + ", of the processor" * processor
+        found.targets.append(Target(name, "<=", SCORE_TARGET, timings.ratio(SCORED, processor=processor)))
     return found
 
 
