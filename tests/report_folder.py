@@ -205,8 +205,13 @@ def make_scores(root: Path, *, above: float = 0.3, explained: float = 0.15, spli
         "grid_pointing": {"n": 20, "images": 18, "chance": 0.25,
                           "maps": {"own map": [0.25] * 3, "gradcam": _around(0.41, 0.05), "uniform": [0.25] * 3},
                           "above": {"gradcam": {"control": "untrained@gradcam", "difference": _around(0.123, 0.05)}}},
-        "localization": {"n": 20, "excluded": 0, "maps": {name: _scores(value) for name, value in
-                                                          (("own map", 0.8), ("gradcam", 0.52), ("centre", 0.31))}},
+        "localization": {"n": 24, "excluded": 4,
+                         "maps": {name: _scores(value) for name, value in
+                                  (("own map", 0.8), ("gradcam", 0.52), ("centre", 0.31), ("chance", 0.11))},
+                         "above": {name: {measure: {"control": "centre", "difference": _around(value, 0.1)}
+                                          for measure in ("pointing_game", "energy", "iou")}
+                                   for name, value in (("own map", 0.49), ("gradcam", 0.05))}},
+        "map_ablation": {"original": [0.06, 0.03, 0.12], "shuffled_images": [0.61, 0.51, 0.7], "mean": [0.2, 0.13, 0.29]},
         "information": {
             "images": 100, "latent": {"image": _around(60.5, 2.0), "dimensions": 64, "in_use": 63},
             "attention": {"image": _around(435.2, 9.0), "position": 0.4, "highest": 0.9, "height": 2, "width": 3,

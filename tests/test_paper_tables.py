@@ -105,6 +105,9 @@ def test_table_2_takes_recorded_scores() -> None:
     assert rows["vgg_aib", "cifar10", "low frequencies", "8"][:2] == ("–", "50.00 (1)")
     assert rows["vgg_aib", "cifar10", "colour window", "16"][1:] == (NOT_RUN,) * 3
     assert {row[5:] for row in table2([]).rows} == {(NOT_RUN,) * 3}
+    notes = " ".join(table2([]).notes)
+    assert "which published rows are low and which high frequencies are our reading of the paper" in notes
+    assert "on the images that controls were scored on" in notes
 
 
 def test_scores_of_one_recipe_are_compared_by_seed() -> None:

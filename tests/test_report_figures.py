@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -140,8 +141,12 @@ def test_figures_are_well_formed_and_say_their_numbers() -> None:
     assert svg.count("<rect") == 2
     assert "2 of them in use" in svg
     assert "75.00 %" in svg.replace("\u00a0", " ")
-    assert svg_text(ablation_bars({"mean": 0.2, "original": 0.05, "<new>": 0.3}))[0] == "the map as it is"
-    assert "&lt;new&gt;" in ablation_bars({"original": 0.05, "<new>": 0.3})
+    alone = [math.nan, math.nan]
+    bars = ablation_bars({"mean": [0.2, *alone], "original": [0.05, 0.03, 0.09], "<new>": [0.3, *alone]})
+    assert svg_text(bars)[:3] == ["the map as it is", "5.0\u00a0%", "3.0–9.0\u00a0%"]
+    assert "&lt;new&gt; 30.0\u00a0%" in bars
+    assert bars.count("<line") == 3  # one interval
+    assert "nan" not in bars + interval_bars("Pointing", [("chance", "#8a929b", (0.1, *alone))])
     assert "88.3\u00a0%" in svg_text(interval_bars("Pointing", [("AIB", "#0072b2", (0.883, 0.87, 0.9))]))
     svg_text(reliability([{"low": 0.0, "high": 1.0, "count": 0, "confidence": 0.0, "accuracy": 0.0}]))
     assert svg_text(colour_bar([-0.1, 0.0, 0.3, 1.0]))[1] == "0.3"

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from aib.report import build_report, read_run
-from aib.report.score_figures import PERCENT, PLAIN, POINTS, DotGroup, Line, curve_chart, dot_chart
+from aib.report.score_figures import PERCENT, PLAIN, POINTS, DotGroup, DotRow, Line, curve_chart, dot_chart
 from aib.report.score_names import control_words, edit_label, source_label
 from aib.report.style import colour_map
 from report_folder import EDITS, _json, make_run, make_score_gallery, make_scores
@@ -31,6 +31,7 @@ TITLES = {
     "edited": "Original and edited, side by side",
     "randomised": "Does the map know what was learned?",
     "faithfulness": "Do the places it marks matter to the network?",
+    "located": "Do the maps lie on the object?",
     "steadiness": "Is it steady, and does it know the class?",
     "information": "What does it carry, in bits?",
     "detection": "Does it notice what it does not know?",
@@ -62,13 +63,16 @@ def test_every_part_shows_the_numbers_of_the_file(tmp_path: Path) -> None:
     expected = [
         "97 of 100, 97.0 %", "80.0 (75.0 to 85.0)", "70.0 (65.0 to 75.0)", "+30.0 (+20.0 to +40.0)",  # own map, all images
         "37 of 40, 92.5 %", "60.0 (55.0 to 65.0)", "+15.0 (+5.0 to +25.0)", "0.85", "0.95",  # Grad-CAM, images of the controls
-        "100.0 / 0.0", "50.0 / 40.0", "(same map, no control)",  # controls
-        "+0.10 (+0.07 to +0.13)", "−0.20", "What is random in last 25 % random lies behind the map",
-        "+0.61 (+0.56 to +0.66)", "+0.30 (+0.20 to +0.40) more than the best control, an edge detector",
+        "100.0 / 0.0", "50.0 / 40.0", "last 25 % random (no control)",  # controls
+        "+0.10 (+0.07 to +0.13)", "−0.20", "With last 25 % random the map is the same: what is random lies behind it.",
+        "+0.61 (+0.56 to +0.66)", "0.30 (0.20 to 0.40) above its best control, an edge detector",
         "Yes: filled with a blur", "3.7 % (3.2 to 4.2)",
         "one map for all images",
-        "41.0 % (36.0 to 46.0), more than chance (25 %)",
-        "+12.3 (+7.3 to +17.3) points above its best control, the network before training",
+        "Grad-CAM puts 41.0 % (36.0 to 46.0) of its map on the class it explains, more than chance (25 %), "
+        "12.3 (7.3 to 17.3) points above its best control, the network with random weights.",
+        "Yes: the map has 80.0 % (78.0 to 82.0) in the pointing game, 49.0 (39.0 to 59.0) points above its best control, a bright",
+        "Grad-CAM is ahead in 0 of 3 measures. Measured on 20 images, the same for all maps; 4 with an empty mask are left out.",
+        "costs 55.0 points of accuracy: error 6.0 % (3.0–12.0 %) becomes 61.0 % (51.0–70.0 %).", "The line is chance, 11.0 %.",
         "60.5 (58.5 to 62.5) bits an image in 63 of its 64",
         "15 · 2.50 a position", "8 · 1.40 a position", "log₂ 50",
         "0.987 (0.977 to 0.997) for images of svhn, better than the entropy of its predictions (0.934)",
@@ -82,12 +86,15 @@ def test_every_part_shows_the_numbers_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("above", "opening"),
-    [(0.3, "Yes: under all 3 edits the map stays more than the best control"), (-0.3, "No: under none of 3 edits")],
+    [
+        (0.3, "Yes: under all 3 edits the map stays with its own image more than the best control"),
+        (-0.3, "No: under none of 3 edits"),
+    ],
 )
 def test_the_lead_says_yes_or_no_by_the_interval(tmp_path: Path, above: float, opening: str) -> None:
     text = page_with(tmp_path, above=above).text
     assert opening in text
-    assert ("or has not learned, by 30.0 points." in text) == (above > 0)
+    assert ("more than the best control, by 30.0 points." in text) == (above > 0)
     assert ("(an edge detector, by 30.0 points)" in text) == (above < 0)
 
 
@@ -95,7 +102,7 @@ def test_a_difference_within_its_interval_is_no_win(tmp_path: Path) -> None:
     text = page_with(tmp_path, above=0.09).text
     assert "No: under none of 3 edits" in text
     assert "Under 3 the two are not told apart." in text
-    assert "Grad-CAM stays more than it under 3 of 3" in text
+    assert "Each beside its own best control, Grad-CAM is ahead under 3 of 3 edits." in text
 
 
 def test_few_images_decide_nothing(tmp_path: Path) -> None:
@@ -110,7 +117,7 @@ def test_few_images_decide_nothing(tmp_path: Path) -> None:
     assert "Yes: under all 2 edits" in text
     assert "Under high frequencies ≥ 4 fewer than 20 predictions stay: too few images to say." in text
     assert "Too few images to say: 12. Filled with a blur, the map has an SRG of" in text
-    assert "the control stays more" not in text
+    assert "the control is ahead" not in text
 
     def every(scores: dict[str, Any]) -> None:
         for one in scores["beside_controls"]["comparisons"]:
@@ -122,13 +129,18 @@ def test_few_images_decide_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"untrained": -0.27, "last 75 % randomised": 0.18}, "Yes: with random weights the map is another map. The most alike is "
+        ({"untrained": -0.17, "last 75 % randomised": 0.18}, "Yes: with random weights the map is another map. The most alike is "
          "that of the network with its last 75 % random, rank correlation +0.18"),
+        ({"untrained": -0.9, "last 75 % randomised": 0.18}, "Hardly: the network with random weights gives the map much as it is "
+         "but upside down, rank correlation −0.90 (−0.93 to −0.87). Its places show the image and the architecture then; only "
+         "which of them are bright was learned."),
+        ({"untrained": 0.1, "last 75 % randomised": -0.6}, "In part: the network with its last 75 % random gives the map much as "
+         "it is but upside down, rank correlation −0.60 (−0.63 to −0.57); with all weights random it is another."),
         ({"untrained": -0.27, "last 75 % randomised": 0.57}, "In part: the network with its last 75 % random gives the map much as "
          "it is"),
-        ({"untrained": 0.8, "last 75 % randomised": 0.57}, "Hardly: the network before training gives the map much as it is"),
+        ({"untrained": 0.8, "last 75 % randomised": 0.57}, "Hardly: the network with random weights gives the map much as it is"),
         ({"attention randomised@gradcam": 0.7, "untrained@gradcam": 0.1}, "In part: the network with random attention gives"),
-        ({"untrained": 0.1, "untrained@gradcam": 0.7}, "Hardly: the network before training gives Grad-CAM much as it is"),
+        ({"untrained": 0.1, "untrained@gradcam": 0.7}, "Hardly: the network with random weights gives Grad-CAM much as it is"),
     ],
 )  # fmt: skip
 def test_the_sanity_check_speaks_of_the_cascade_too(tmp_path: Path, values: dict[str, float], said: str) -> None:
@@ -158,8 +170,10 @@ def test_a_win_under_some_edits_only_is_said_so(tmp_path: Path) -> None:
                 one["thresholds"] = {"0.9": {"excess": {"control": "edges", "difference": [-0.595, -0.7, -0.4]}}}
 
     text = page_with(tmp_path, change).text
-    assert "Only in part: under 2 of 3 edits (colour window 8×8; low frequencies < 12) the map stays more" in text
-    assert "Under high frequencies ≥ 4 (an edge detector, by 59.5 points) the control stays more." in text
+    assert (
+        "Only in part: under 2 of 3 edits (colour window 8×8; low frequencies < 12) the map stays with its own image more" in text
+    )
+    assert "Under high frequencies ≥ 4 (an edge detector, by 59.5 points) the control is ahead." in text
 
 
 def test_no_unchanged_prediction_is_missing_and_not_zero(tmp_path: Path) -> None:
@@ -193,10 +207,10 @@ def test_scores_of_nothing_at_all_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["consistency", "beside_controls", "randomized", "faithfulness", "sensitivity", "grid_pointing",
-                                  "localization", "information", "detection", "agreement"])  # fmt: skip
+                                  "localization", "map_ablation", "information", "detection", "agreement"])  # fmt: skip
 def test_absent_parts_leave_no_trace(tmp_path: Path, part: str) -> None:
     gone = {"randomized": "randomised", "faithfulness": "faithfulness", "information": "information", "detection": "detection",
-            "agreement": "agreement", "beside_controls": "sweep"}  # fmt: skip
+            "agreement": "agreement", "beside_controls": "sweep", "localization": "located"}  # fmt: skip
     page = page_with(tmp_path, lambda scores: scores.pop(part))
     sections = [name.removeprefix("run1-") for name in page.ids if name.startswith("run1-")]
     assert "score" in sections
@@ -239,7 +253,8 @@ def test_a_plain_classifier_is_judged_by_its_explainers(tmp_path: Path) -> None:
     run = scored(tmp_path / "run", change)
     assert read_run(run).scores.edits() == EDITS  # type: ignore[union-attr]
     assert (
-        "Yes: under all 3 edits Grad-CAM stays more than the best control" in page_of(build_report([run], tmp_path / "r.html")).text
+        "Yes: under all 3 edits Grad-CAM stays with its own image more than the best control"
+        in page_of(build_report([run], tmp_path / "r.html")).text
     )
 
 
@@ -250,8 +265,11 @@ def test_a_page_without_scores_is_as_before(tmp_path: Path) -> None:
     shutil.rmtree(run / "score")
     without = build_report([run], out).read_text()
     assert [title for title in TITLES.values() if title in without] == []
-    start, stop = (with_scores.index(f'<section class="part" id="run1-{key}">') for key in ("score", "ablation"))
-    assert with_scores[:start] + with_scores[stop:] == without
+    start, stop, end = (with_scores.index(f'<section class="part" id="run1-{key}">') for key in ("score", "ablation", "errors"))
+    kept = without.index('<section class="part" id="run1-ablation">'), without.index('<section class="part" id="run1-errors">')
+    assert with_scores[:start] == without[: kept[0]]  # the ablation has intervals with scores
+    assert with_scores[stop:end] != without[slice(*kept)]
+    assert with_scores[end:] == without[kept[1] :]
 
 
 def test_the_first_split_is_read(tmp_path: Path) -> None:
@@ -380,8 +398,9 @@ def test_numbers_are_written_with_their_sign_and_interval() -> None:
 
 
 def test_dots_and_whiskers_lie_at_their_values() -> None:
-    groups = [DotGroup(("one",), [("map", "#0072b2", (0.5, 0.25, 0.75))], [("edges", (0.75, 0.5, 1.0)), ("flat", None)], "edges")]
-    svg = dot_chart("score", [*groups, DotGroup(("two",), [("map", "#0072b2", None)])], bounds=(0.0, 1.0), line=0.5)
+    row = DotRow("map", "#0072b2", (0.5, 0.25, 0.75), [("edges", (0.75, 0.5, 1.0)), ("flat", None)], "edges")
+    groups = [DotGroup(("one",), [row]), DotGroup(("two",), [DotRow("map", "#0072b2", None)])]
+    svg = dot_chart("score", groups, bounds=(0.0, 1.0), line=0.5)
     texts = svg_text(svg)
     assert "50.0" in texts
     assert "edges" in texts
@@ -390,7 +409,7 @@ def test_dots_and_whiskers_lie_at_their_values() -> None:
     circles = [float(node.get("cx", "")) for node in ElementTree.fromstring(svg).iter(f"{space}circle")]
     left, right = 104.0, 314.0
     assert circles == pytest.approx([left + 0.5 * (right - left), left + 0.75 * (right - left)], abs=0.01)
-    empty = dot_chart("nothing", [DotGroup(("x",), [("map", "#0072b2", None)])])
+    empty = dot_chart("nothing", [DotGroup(("x",), [DotRow("map", "#0072b2", None)])])
     assert "– none unchanged" in svg_text(empty)
 
 

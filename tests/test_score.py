@@ -174,7 +174,7 @@ def test_a_plain_run_is_scored_by_its_explainers(plain: Path, capsys: pytest.Cap
     }  # fmt: skip
     assert set(found["randomized"]) == {f"{name}@gradcam" for name in NETWORKS - {"attention randomised"}}
     assert "integrated_gradients: too costly to compute anew on networks with random weights" in out
-    assert max(len(line) for line in out.split("stays: predictions")[0].splitlines()) <= 100
+    assert max(len(line) for line in out.split("stays: in how many")[0].splitlines()) <= 100
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from aib.report.score_names import control_kinds, left_out_words, same_map_words
+
 __all__ = ["LEAST", "WIDTH", "sentences", "tables"]
 
 WIDTH = 100
@@ -16,6 +18,9 @@ LEAST = 20
 FILL = "blur"
 """The fill of what is printed for one only, where it is there."""
 
+CHANCE = "chance"
+"""Of maps beside masks: known from the masks, so it has no interval."""
+
 
 def tables(result: Mapping[str, Any], threshold: str) -> list[Any]:
     """What is judged, every control beside it, and the other metrics, as tables of text."""
@@ -24,8 +29,9 @@ def tables(result: Mapping[str, Any], threshold: str) -> list[Any]:
     found = [_judged(result, source, threshold) for source in judged]
     edits = list(dict.fromkeys(row["edit"] for row in beside["rows"]))
     lines = _table(f"score / excess in %, means over sizes, {beside['n']} images", "map", *edits)
+    counted = {*judged, *beside.get("controls", ())}.union(*beside.get("controls_of", {}).values()).difference(beside["same_map"])
     for source in _in_order([row["source"] for row in beside["rows"]], result):
-        note = " (same map)" if source in beside["same_map"] else ""
+        note = "" if source in counted else " (no control)"
         lines.add_row(_named(source) + note, *(_means(beside["rows"], source, edit, threshold) for edit in edits))
     found.append(lines)
     return found + _removal(result) + _places(result) + _above(result, judged)
@@ -132,7 +138,7 @@ def _places(result: Mapping[str, Any]) -> list[Any]:
     title = "steadiness and place, in %" + (" (grid: chance in brackets)" if grid else "")
     lines = _table(title, "map", *columns)
     for name in _in_order(names, result):
-        lines.add_row(_named(name), *(_percent(read(name)) for read in columns.values()))
+        lines.add_row(_named(name), *(_percent(read(name), known=name == CHANCE) for read in columns.values()))
     return [lines]
 
 
@@ -168,8 +174,11 @@ def _plain(control: str | None) -> str:
     return (control or "").partition("@")[0].replace("randomised", "random")
 
 
-def _percent(values: Sequence[float] | None) -> str:
-    return "–" if values is None else f"{100 * values[0]:.1f} [{100 * values[1]:.0f}, {100 * values[2]:.0f}]"
+def _percent(values: Sequence[float] | None, known: bool = False) -> str:
+    """A mean with its interval; without one where it is ``known`` in closed form."""
+    if values is None:
+        return "–"
+    return f"{100 * values[0]:.1f}" + ("" if known else f" [{100 * values[1]:.0f}, {100 * values[2]:.0f}]")
 
 
 def _signed(values: Sequence[float]) -> str:
@@ -184,18 +193,20 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     """What the tables do not say, in plain words."""
     beside = result["beside_controls"]
     said = [
-        "stays: predictions that do, of the images; score and excess are over those, and what stands above the best control is "
-        "over those beside it. score: maps that stay, of the images whose prediction stays. excess: the score less that with "
-        "another image's map. A map that never changes has a score of 100 and an excess of 0; how far the excess is above the best "
-        f"control's is what to quote, from {LEAST} images on. In brackets, 95 % intervals over images.",
-        "@: a control has the size of the map it is beside, and names it where that is not the first one's.",
-    ]
-    if same := beside["same_map"]:
-        said.append(f"same map: in {', '.join(same)} what is random lies behind the map, which is the same: they are no controls.")
-    if left := beside.get("not_recomputed"):
-        said.append(
-            f"{', '.join(left)}: too costly to compute anew on networks with random weights; those controls are left out for it."
-        )
+        "stays: in how many of the images the prediction does; score and excess are over those, and what stands above the best "
+        "control is over those beside it. score: of the images whose prediction stays, the share whose map stays. excess: how much "
+        "more often it stays with its own image than with another's. A map that never changes has a score of 100 and an excess of "
+        f"0; how far the excess is above the best control's is what to quote, from {LEAST} images on. In brackets, 95 % intervals "
+        "over images.",
+        " ".join([
+            control_kinds(name for names in beside.get("controls_of", {}).values() for name in names),
+            "@ is followed by the size or the map that a control was made for, where that is not the first one's.",
+        ]).strip(),
+    ]  # fmt: skip
+    similar = {name: found["spearman"] for name, found in result.get("randomized", {}).items()}
+    said.append(same_map_words(beside["same_map"], {name: value[0] for name, value in similar.items() if value}, _named))
+    said.append(left_out_words(beside.get("not_recomputed", ()), beside.get("controls_of", {}), _named))
+    said = [line for line in said if line]
     if result.get("sensitivity"):
         said.append(
             "noise: mean change of the map by noise no one sees, over its mean change to another image. Uniform and centred maps "

@@ -25,9 +25,15 @@ NUMBERS = ("score", "excess", "above")
 MEANINGS = (
     "ours: share of the images with an unchanged prediction whose map is unchanged too; a map that never changes has 100",
     "excess: that share less the share with the map of another image; a map that never changes has 0",
-    "above the best control: the excess less that of the control that has most of it; aib score names it",
+    "above the best control: the excess less that of the control that has most of it, on the images that controls were scored on "
+    "(control_n of the file, often fewer); aib score names it",
     "means over seeds with 95 % t intervals, and how many; size: side of the window, or radius in cycles an image",
 )
+OUR_READING = (
+    "radii (low frequencies within 12, high from 4 on), the sides of the windows, and which published rows are low and which high "
+    "frequencies are our reading of the paper"
+)
+"""Its text, as we have it, does not say."""
 
 
 def read_scores(path: Path) -> list[dict[str, str]]:
@@ -56,7 +62,7 @@ def table2(scores: Sequence[Mapping[str, str]], threshold: str = "0.9") -> Paper
         f"Table 2. Interpretability score in per cent (cosine {threshold})",
         ("model", "data", "edit", "size", "published", "ours", "excess", "above the best control"),
         tuple(rows),
-        MEANINGS,
+        (*MEANINGS, OUR_READING),
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from aib.report.bit_figures import bit_map, code_bars
 from aib.report.compare import Table
 from aib.report.parts import Figure, Section
-from aib.report.read_scores import Estimate, ScoreRecord
-from aib.report.score_figures import PERCENT, PLAIN, DotGroup, Form, Line, curve_chart, dot_chart
+from aib.report.read_scores import LEAST, Estimate, ScoreRecord
+from aib.report.score_figures import PERCENT, PLAIN, DotGroup, DotRow, Form, Line, curve_chart, dot_chart
 from aib.report.score_names import metric_label, source_label
 from aib.report.style import ACCENT, CONTROL, OTHER, SERIES
 
@@ -87,7 +87,9 @@ def _detection(scores: ScoreRecord) -> Section | None:
     drawn, said, tables = [], [], []
     if names:
         groups = [
-            DotGroup((data,), [(*UNUSUAL[name], table["scores"].get(name, {}).get("auroc")) for name in names])
+            DotGroup(
+                (data,), [DotRow(*UNUSUAL[name], table["scores"].get(name, {}).get("auroc"), few=_few(table)) for name in names]
+            )
             for data, table in outside.items()
         ]
         legend = [(*UNUSUAL[name], "dot") for name in names]
@@ -118,6 +120,10 @@ def _detection(scores: ScoreRecord) -> Section | None:
     return Section("detection", "Does it notice what it does not know?", lead, drawn, tables)
 
 
+def _few(table: Mapping[str, Any]) -> bool:
+    return bool(min(table["inside"], table["outside"]) < LEAST)
+
+
 def _told(outside: Mapping[str, Any]) -> str:
     """The rate beside the best of the predictions' own scores, for every data set."""
     parts = []
@@ -130,6 +136,7 @@ def _told(outside: Mapping[str, Any]) -> str:
         if known:
             best, other = max(known.items(), key=lambda item: item[1][0])
             verdict = "better than" if rate[1] > other[2] else "worse than" if rate[2] < other[1] else "not told apart from"
+            verdict = "too few images to compare with" if _few(table) else verdict
             text = f", {verdict} the {UNUSUAL[best][0]} of its predictions ({AREA.number(other[0])})"
         parts.append(f"{AREA.estimate(rate)} for images of {data}{text}")
     return f"AUROC of the rate: {'; '.join(parts)}." if parts else ""

@@ -12,7 +12,17 @@ import numpy as np
 from aib.report.read import RunRecord
 from aib.report.style import compact, interval, percent, plain
 
-__all__ = ["CONTROLS", "MEASURES", "Table", "comparison_table", "measured", "own_map", "paired_difference", "run_labels"]
+__all__ = [
+    "CONTROLS",
+    "MEANINGS",
+    "MEASURES",
+    "Table",
+    "comparison_table",
+    "measured",
+    "own_map",
+    "paired_difference",
+    "run_labels",
+]
 
 CONTROLS = frozenset(
     {
@@ -29,9 +39,18 @@ CONTROLS = frozenset(
         "untrained",
     }
 )
-"""Names of maps that know nothing of the model; every score stands beside theirs."""
+"""Names of maps that controls have in an evaluation; every score stands beside theirs."""
 
 MEASURES = {"pointing_game": "Pointing game", "energy": "Energy in the mask", "iou": "IoU with the mask"}
+
+MEANINGS = {
+    "pointing_game": "How often the brightest place of the map lies on the object; tied maxima share the point. It says nothing "
+    "about the rest of the map.",
+    "energy": "How much of the map's sum lies on the object. A map that is bright everywhere scores the object's share of the "
+    "image.",
+    "iou": "The object against the map's brightest pixels, as many as the object has; ties broken at random and averaged.",
+}
+"""What each of `MEASURES` says, and what it does not."""
 
 
 @dataclass(frozen=True)

@@ -204,23 +204,41 @@ ABLATIONS = {
 }
 
 
-def ablation_bars(errors: Mapping[str, float]) -> str:
-    """Error with the map and with the map destroyed in several ways; unknown ways keep their own name."""
+def ablation_bars(errors: Mapping[str, Sequence[float]]) -> str:
+    """Error with the map and with the map destroyed in several ways; unknown ways keep their own name.
+
+    Args:
+        errors: (mean, low, high) by way, shares in [0, 1]; the ends are NaN where there is no interval.
+    """
     rows = [
         (ABLATIONS.get(key, key.replace("_", " ")), errors[key])
         for key in (*ABLATIONS, *(set(errors) - set(ABLATIONS)))
         if key in errors
     ]
-    chart = _rows_chart(
-        "Error when the map is replaced: " + ", ".join(f"{name} {percent(error)}" for name, error in rows), len(rows)
-    )
-    longest = max([error for _, error in rows] + [1e-9])
-    for index, (name, error) in enumerate(rows):
-        y, width = 14 + 34 * index, 140 * error / longest
+    said = [
+        f"{name} {percent(mean)}" + ("" if math.isnan(low) else f" ({interval((low, high))})") for name, (mean, low, high) in rows
+    ]
+    chart = _rows_chart("Error when the map is replaced: " + ", ".join(said), len(rows))
+    known = [end for _, values in rows for end in values if not math.isnan(end)]
+    scale = 136 / max([*known, 1e-9])
+    for index, (name, (mean, low, high)) in enumerate(rows):
+        y, end = 14 + 34 * index, 158 + scale * mean
         chart.text(148, y + 15, name, anchor="end", class_="ink", fill="#1f2328")
-        chart.bar(158, y, max(width, 1.5), 20, ACCENT if index == 0 else OTHER, fill_opacity=0.85)
-        chart.text(158 + width + 7, y + 15, percent(error), class_="ink", fill="#1f2328")
+        chart.bar(158, y, max(scale * mean, 1.5), 20, ACCENT if index == 0 else OTHER, fill_opacity=0.85)
+        shown = percent(mean)
+        if math.isnan(low + high):
+            chart.text(end + 7, y + 15, shown, class_="ink", fill="#1f2328")
+            continue
+        for x1, y1, x2, y2 in _bracket(158 + scale * low, 158 + scale * high, y + 10):
+            chart.line(x1, y1, x2, y2, class_="axis", stroke="#1f2328", stroke_width=1.2)
+        chart.text(158 + scale * high + 7, y + 10, shown, class_="ink", fill="#1f2328")
+        chart.text(158 + scale * high + 7, y + 21, interval((low, high)), size=9)
     return chart.svg()
+
+
+def _bracket(low: float, high: float, y: float) -> list[tuple[float, float, float, float]]:
+    """The lines of an interval lying at ``y``."""
+    return [(low, y, high, y), (low, y - 4, low, y + 4), (high, y - 4, high, y + 4)]
 
 
 def interval_bars(measure: str, rows: Sequence[tuple[str, str, Sequence[float]]]) -> str:
@@ -228,13 +246,13 @@ def interval_bars(measure: str, rows: Sequence[tuple[str, str, Sequence[float]]]
 
     Args:
         measure: what is measured.
-        rows: (name, colour, (mean, low, high)), shares in [0, 1].
+        rows: (name, colour, (mean, low, high)), shares in [0, 1]; the ends are NaN where there is no interval.
     """
     chart = _rows_chart(
         f"{measure}: " + ", ".join(f"{name} {percent(values[0])}" for name, _, values in rows), len(rows), head=24, foot=24
     )
     left, right = 146.0, WIDTH - 72.0
-    top = min(1.0, max([values[2] for _, _, values in rows] + [0.1]) * 1.05)
+    top = min(1.0, max([end for _, _, values in rows for end in values if not math.isnan(end)] + [0.1]) * 1.05)
     scale = (right - left) / top
     bottom = 24 + 28 * len(rows)
     chart.text(4, 14, measure, class_="ink", fill="#1f2328", font_weight="600")
@@ -246,13 +264,15 @@ def interval_bars(measure: str, rows: Sequence[tuple[str, str, Sequence[float]]]
         y = 24 + 28 * index + 14
         shown = name if len(name) <= 21 else name[:20] + "…"
         chart.text(left - 10, y + 4, shown, anchor="end", class_="ink", fill="#1f2328")
-        for bound in (low, high):
-            chart.line(left + scale * bound, y - 6, left + scale * bound, y + 6, class_=None, stroke=colour, stroke_width=1.2)
-        chart.line(left + scale * low, y, left + scale * high, y, class_=None, stroke=colour, stroke_width=1.2)
-        said = f"{name}: {percent(mean)}, 95 % interval {interval((low, high))}"
+        said, known = f"{name}: {percent(mean)}", not math.isnan(low + high)
+        if known:
+            for x1, y1, x2, y2 in _bracket(left + scale * low, left + scale * high, y):
+                chart.line(x1, y1, x2, y2, class_=None, stroke=colour, stroke_width=1.2)
+            said += f", 95 % interval {interval((low, high))}"
         chart.add("circle", element("title", escape(said)), cx=left + scale * mean, cy=y, r=3.8, fill=colour)
-        chart.text(WIDTH - 4, y + 1, percent(mean), anchor="end", class_="ink", fill="#1f2328")
-        chart.text(WIDTH - 4, y + 12, interval((low, high)), anchor="end", size=9)
+        chart.text(WIDTH - 4, y + (1 if known else 4), percent(mean), anchor="end", class_="ink", fill="#1f2328")
+        if known:
+            chart.text(WIDTH - 4, y + 12, interval((low, high)), anchor="end", size=9)
     return chart.svg()
 
 

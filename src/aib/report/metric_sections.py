@@ -1,18 +1,19 @@
-"""Sections of a scored run: do the places a map marks matter, is it steady, and does it know the class?"""
+"""Sections of a scored run: do the places a map marks matter, where do they lie, is it steady, and does it know the class?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from aib.report.compare import CONTROLS, MEASURES, Table
+from aib.report.beside import control_row, others_ahead, versus_control
+from aib.report.compare import Table
 from aib.report.parts import Figure, Section
+from aib.report.place_section import place_section
 from aib.report.read import RunRecord
 from aib.report.read_scores import LEAST, Estimate, ScoreRecord
 from aib.report.removal_figures import removal_above, removal_curves
-from aib.report.score_figures import BARE, PERCENT, PLAIN, POINTS, DotGroup, Form, dot_chart, source_colours
-from aib.report.score_names import control_words, fill_label, fill_words, source_label, who_is
-from aib.report.style import CONTROL
+from aib.report.score_figures import BARE, PERCENT, PLAIN, POINTS, DotGroup, Form, dot_chart, score_legend, source_colours
+from aib.report.score_names import control_kinds, control_words, fill_label, fill_words, source_label, who_is
 
 __all__ = ["metric_sections"]
 
@@ -24,13 +25,17 @@ MAIN_FILL = "blur"
 
 HALF = "1/2"
 
+AT_CHANCE = ("uniform", "edges", "random")
+"""Maps that do not depend on the class, beside all others in grids."""
+
 Maps = Mapping[str, Mapping[str, Any]]
 """Numbers of every map under one fill."""
 
 
 def metric_sections(record: RunRecord, scores: ScoreRecord) -> list[Section]:
-    """Removal of the image's parts, then noise, grids and masks; those that the file has numbers for."""
-    return [section for section in (_faithfulness(scores), _steadiness(record, scores)) if section is not None]
+    """Removal of the image's parts, then masks, noise and grids; those that the file has numbers for."""
+    made = (_faithfulness(scores), place_section(record, scores), _steadiness(scores))
+    return [section for section in made if section is not None]
 
 
 def _faithfulness(scores: ScoreRecord) -> Section | None:
@@ -43,14 +48,15 @@ def _faithfulness(scores: ScoreRecord) -> Section | None:
     controls = [name for name in names if name not in judged]
     drawn = [removal_curves(scores, found, fill) for fill in fills]
     drawn += [
-        _gain(scores, fills, judged, controls),
-        *(_area(scores, fills, judged, controls, metric) for metric in AREAS),
-        _halves(scores, found, judged, controls),
-        _polarity(scores, fills, judged, controls),
+        _gain(scores, fills, judged),
+        *(_area(scores, fills, judged, metric) for metric in AREAS),
+        _halves(scores, found, judged),
+        _polarity(scores, fills, judged),
     ]
     tables = [_removal_table(fills, [*judged, *controls])]
     if above := found.get("above"):
-        tables.insert(0, removal_above(above, judged))
+        kinds = control_kinds(name for source in judged for name in scores.compared(source, controls))
+        tables.insert(0, removal_above(above, judged, kinds))
     lead = _removal_lead(scores, found, judged, controls)
     return Section("faithfulness", "Do the places it marks matter to the network?", lead, drawn, tables)
 
@@ -60,27 +66,41 @@ def _group(
     name: tuple[str, ...],
     maps: Maps,
     judged: Sequence[str],
-    controls: Sequence[str],
     read: Callable[[Mapping[str, Any]], Estimate | None],
+    best: Callable[[str], str | None] | None = None,
     sign: int = 1,
 ) -> DotGroup:
-    """Rows of one fill; the best control of the first source has the greatest value times ``sign``."""
-    mine = scores.controls_of.get(judged[0], controls)
-    colours = source_colours(scores.judged, scores.own)
-    grey = [(source_label(one), read(maps[one])) for one in controls if one in maps]
-    compared = {source_label(one) for one in mine}
-    known = {one: sign * value[0] for one, value in grey if value is not None and one in compared}
-    shown = [(source_label(one), colours[one], read(maps[one]) if one in maps else None) for one in judged]
-    return DotGroup(name, shown, grey, max(known, key=known.__getitem__) if known else None)
+    """Rows of one fill, each with its own controls; the best of them is as the file says, or the greatest times ``sign``."""
+    values = {one: read(numbers) for one, numbers in maps.items()}
+    rows = [control_row(scores, source, values, best(source) if best else None, sign=sign, few=_few(scores)) for source in judged]
+    return DotGroup(name, rows)
+
+
+def _few(scores: ScoreRecord) -> bool:
+    return bool(scores.numbers["faithfulness"]["n"] < LEAST)
+
+
+def _best(scores: ScoreRecord, fill: str, metric: str) -> Callable[[str], str | None]:
+    """The best control of each source in one metric, as the file says."""
+    above = scores.numbers["faithfulness"].get("above", {}).get(fill, {})
+
+    def named(source: str) -> str | None:
+        found: str | None = above.get(source, {}).get(metric, {}).get("control")
+        return found
+
+    return named
 
 
 def _legend(scores: ScoreRecord, judged: Sequence[str]) -> list[tuple[str, str, str]]:
     colours = source_colours(scores.judged, scores.own)
-    return [*((source_label(name), colours[name], "dot") for name in judged), ("controls", CONTROL, "ring")]
+    return score_legend({source_label(name): colours[name] for name in judged}, controls=True, best=True)
 
 
-def _gain(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[str], controls: Sequence[str]) -> Figure:
-    groups = [_group(scores, (fill_label(fill),), maps, judged, controls, lambda one: one["srg"]) for fill, maps in fills.items()]
+def _gain(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[str]) -> Figure:
+    groups = [
+        _group(scores, (fill_label(fill),), maps, judged, lambda one: one["srg"], _best(scores, fill, "srg"))
+        for fill, maps in fills.items()
+    ]
     svg = dot_chart("SRG, the area between the curves", groups, PLAIN, legend=_legend(scores, judged), line=0.0, missing="none")
     return Figure(
         svg,
@@ -102,16 +122,17 @@ AREAS = {
 """By metric: whether more is better, which area it is, and the sentence under its figure."""
 
 
-def _area(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[str], controls: Sequence[str], metric: str) -> Figure:
+def _area(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[str], metric: str) -> Figure:
     sign, under, sentence = AREAS[metric]
     groups = [
-        _group(scores, (fill_label(fill),), maps, judged, controls, lambda one: one[metric], sign) for fill, maps in fills.items()
+        _group(scores, (fill_label(fill),), maps, judged, lambda one: one[metric], _best(scores, fill, metric), sign)
+        for fill, maps in fills.items()
     ]
     svg = dot_chart(f"{metric}, the area {under}", groups, AREA, legend=_legend(scores, judged), bounds=(0.0, 1.0), missing="none")
     return Figure(svg, sentence)
 
 
-def _halves(scores: ScoreRecord, found: Mapping[str, Any], judged: Sequence[str], controls: Sequence[str]) -> Figure:
+def _halves(scores: ScoreRecord, found: Mapping[str, Any], judged: Sequence[str]) -> Figure:
     fill = MAIN_FILL if MAIN_FILL in found["fills"] else next(iter(found["fills"]))
     maps, whole = found["fills"][fill], found.get("accuracy")
 
@@ -119,7 +140,7 @@ def _halves(scores: ScoreRecord, found: Mapping[str, Any], judged: Sequence[str]
         return lambda one: one[f"{kind}_removed"].get(HALF)
 
     groups = [
-        _group(scores, (f"{kind} half", "removed"), maps, judged, controls, removed(kind), sign)
+        _group(scores, (f"{kind} half", "removed"), maps, judged, removed(kind), _best(scores, fill, f"{kind}_removed"), sign)
         for kind, sign in (("attended", -1), ("unattended", 1))
     ]
     svg = dot_chart(
@@ -135,9 +156,10 @@ def _halves(scores: ScoreRecord, found: Mapping[str, Any], judged: Sequence[str]
     )
 
 
-def _polarity(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[str], controls: Sequence[str]) -> Figure:
+def _polarity(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[str]) -> Figure:
     groups = [
-        _group(scores, (fill_label(fill),), maps, judged, controls, lambda one: one["polarity"]) for fill, maps in fills.items()
+        _group(scores, (fill_label(fill),), maps, judged, lambda one: one["polarity"], _best(scores, fill, "polarity"))
+        for fill, maps in fills.items()
     ]
     svg = dot_chart("polarity", groups, PERCENT, legend=_legend(scores, judged), bounds=(0.0, 1.0), line=0.5, missing="none")
     return Figure(
@@ -150,26 +172,35 @@ def _polarity(scores: ScoreRecord, fills: Mapping[str, Maps], judged: Sequence[s
 
 def _removal_lead(scores: ScoreRecord, found: Mapping[str, Any], judged: Sequence[str], controls: Sequence[str]) -> str:
     first, said = judged[0], ""
-    paired: list[Estimate] = []
-    for fill, maps in found["fills"].items():
-        best = found.get("above", {}).get(fill, {}).get(first, {}).get("srg", {})
-        mine, control, difference = maps.get(first, {}).get("srg"), best.get("control"), best.get("difference")
-        if mine is None or control is None or difference is None:
-            continue
-        paired.append(difference)
-        if fill == MAIN_FILL or not said:
+    above = {source: _gains(found, source) for source in judged}
+    for fill, best in above[first].items():
+        mine = found["fills"][fill].get(first, {}).get("srg")
+        if mine is not None and (fill == MAIN_FILL or not said):
             said = f"filled {fill_words(fill)}, {who_is(scores.own, first)} has an SRG of {PLAIN.estimate(mine)}, "
-            said += f"{PLAIN.estimate(difference)} more than the best control, {control_words(control)}"
+            said += versus_control(best, AREA)
     if not said:
         known = "; the file has no differences from the controls, so score the run again" if controls else ""
         return f"Cells of {found['n']:,} images were removed in the order of each map{known}."
     if found["n"] < LEAST:
         return f"Too few images to say: {found['n']:,}. {said[0].upper()}{said[1:]}."
-    above, below = sum(one[1] > 0 for one in paired), sum(one[2] < 0 for one in paired)
-    opening = "Yes" if above == len(paired) else "No" if below == len(paired) else "In part" if above else "Not shown"
-    verdict = f"image by image it is above its best control with {above} of {len(paired)} fills"
-    verdict += f", below with {below}" if below else ""
-    return f"{opening}: {said}; {verdict}. Measured on {found['n']:,} images."
+    differences = [best["difference"] for best in above[first].values()]
+    total, ahead, behind = len(differences), sum(one[1] > 0 for one in differences), sum(one[2] < 0 for one in differences)
+    opening = "Yes" if ahead == total else "No" if behind == total else "In part" if ahead else "Not shown"
+    verdict = f"image by image it is above its best control with {ahead} of {total} fills"
+    verdict += f", below with {behind}" if behind else ""
+    counts = {
+        source_label(source): f"{sum(best['difference'][1] > 0 for best in gains.values())} of {len(gains)}"
+        for source, gains in above.items()
+        if source != first and gains
+    }
+    others = others_ahead(counts, "with", "fills")
+    return f"{opening}: {said}; {verdict}. {others}{' ' * bool(others)}Measured on {found['n']:,} images."
+
+
+def _gains(found: Mapping[str, Any], source: str) -> dict[str, Mapping[str, Any]]:
+    """By fill, the best control of a source by its SRG and the difference from it, where there is one."""
+    best = {fill: sources.get(source, {}).get("srg", {}) for fill, sources in found.get("above", {}).items()}
+    return {fill: one for fill, one in best.items() if one.get("difference") is not None and fill in found["fills"]}
 
 
 def _removal_table(fills: Mapping[str, Maps], names: Sequence[str]) -> Table:
@@ -191,12 +222,12 @@ def _removal_table(fills: Mapping[str, Maps], names: Sequence[str]) -> Table:
     return Table("Every number of the removal", columns, rows, note, folded=True)
 
 
-def _steadiness(record: RunRecord, scores: ScoreRecord) -> Section | None:
+def _steadiness(scores: ScoreRecord) -> Section | None:
     drawn, said = [], []
     every = scores.numbers.get("sensitivity", {})
     noise = {name: values for name, values in every.items() if name in scores.judged}
     if noise:
-        drawn.append(_noise(scores, {**noise, **every}))
+        drawn.append(_noise(scores, list(noise), every))
         first, values = next(iter(noise.items()))
         if (pooled := _pooled(values)) is not None:
             who = who_is(scores.own, first)
@@ -205,18 +236,35 @@ def _steadiness(record: RunRecord, scores: ScoreRecord) -> Section | None:
     grid = scores.numbers.get("grid_pointing")
     if grid and any(name in scores.judged for name in grid["maps"]):
         drawn.append(_grid(scores, grid))
-        explained = {name: value for name, value in grid["maps"].items() if name in scores.judged and name != scores.own and value}
-        if explained:
-            best, value = max(explained.items(), key=lambda item: item[1][0])
-            verdict = "more than" if value[1] > grid["chance"] else "not shown to be more than"
-            said.append(
-                f"Of the explainers {source_label(best)} puts most of its map on the class it explains: {PERCENT.estimate(value)}, "
-                f"{verdict} chance ({100 * grid['chance']:.0f}\u00a0%){_over(grid.get('above', {}).get(best, {}))}."
-            )
-    tables = [table for table in (_steady_table(scores, every, grid), _mask_table(record, scores)) if table is not None]
-    if not drawn and not tables:
+        said.append(_grid_lead(scores, grid))
+    table = _steady_table(scores, every, grid)
+    if not drawn and table is None:
         return None
-    return Section("steadiness", "Is it steady, and does it know the class?", " ".join(said), drawn, tables)
+    lead = " ".join(part for part in said if part)
+    return Section("steadiness", "Is it steady, and does it know the class?", lead, drawn, [] if table is None else [table])
+
+
+def _blind(grid: Mapping[str, Any], name: str | None) -> bool:
+    """Whether a map is at chance in every grid, as those are that do not depend on the class."""
+    value = grid["maps"].get(name)
+    return value is not None and all(abs(end - grid["chance"]) < 1e-6 for end in value)
+
+
+def _grid_lead(scores: ScoreRecord, grid: Mapping[str, Any]) -> str:
+    """The greatest share of what is judged and depends on the class, beside chance and its best control."""
+    maps = {name: value for name, value in grid["maps"].items() if name in scores.judged and value and not _blind(grid, name)}
+    if not maps:
+        return ""
+    if grid["n"] < LEAST:
+        return f"Too few grids to say whether a map knows the class: {grid['n']}."
+    first, value = max(maps.items(), key=lambda item: item[1][0])
+    who, itself = who_is(scores.own, first), "itself" if first == scores.own else "its map"
+    verdict = "more than" if value[1] > grid["chance"] else "less than" if value[2] < grid["chance"] else "not told apart from"
+    said = f"{who} puts {PERCENT.estimate(value)} of {itself} on the class it explains, {verdict} chance"
+    said = f"Of the maps that depend on the class {said}" if len(maps) > 1 else f"{said[0].upper()}{said[1:]}"
+    beside = versus_control(grid.get("above", {}).get(first, {}), BARE, " points")
+    more = ", more than the others" if len(maps) > 1 else ""
+    return f"{said} ({100 * grid['chance']:.0f}\u00a0%){more}{', ' if beside else ''}{beside}."
 
 
 def _steady_table(scores: ScoreRecord, noise: Mapping[str, Any], grid: Mapping[str, Any] | None) -> Table | None:
@@ -228,15 +276,15 @@ def _steady_table(scores: ScoreRecord, noise: Mapping[str, Any], grid: Mapping[s
     rows = []
     for name in names:
         best = (grid or {}).get("above", {}).get(name, {})
-        control = f" {source_label(best['control'])}" if best.get("control") else ""
+        control = f" {source_label(best['control'].partition('@')[0])}" if best.get("control") else ""
         moved = _pooled(noise[name]) if name in noise else None
         least = noise.get(name, {}).get("above", {})
         steadier = POINTS.estimate(least.get("difference")) + (f" {source_label(least['control'])}" if least.get("control") else "")
         rows.append([source_label(name), BARE.estimate(moved), steadier, BARE.estimate(maps.get(name)),
                      POINTS.estimate(best.get("difference")) + control])  # fmt: skip
     note = "Noise: a map that is the same for all images has none, and the map of another image has the map’s own. Grid pointing: "
-    note += "maps that do not depend on the class, the own map and its controls among them, are at chance by definition."
-    note += " Above the best control more is better: of noise it is how much less the map changes than the steadiest control."
+    note += "maps that do not depend on the class are at chance by definition. Above the best control more is better: of noise it "
+    note += "is how much less the map changes than the steadiest control."
     columns = ["map", "change by noise, %", "noise, points above the best control", "grid pointing, %",
                "grid, points above the best control"]  # fmt: skip
     return Table("Noise and grids, every map", columns, rows, note, folded=True)
@@ -261,85 +309,54 @@ def _steadier(values: Mapping[str, Any]) -> str:
     return f", {BARE.estimate(size)} points {sense} than its steadiest control, {control_words(control)}"
 
 
-def _noise(scores: ScoreRecord, noise: Mapping[str, Any]) -> Figure:
-    colours = source_colours(scores.judged, scores.own)
-    groups = [
-        DotGroup((source_label(name),), [(source_label(name), colours.get(name, CONTROL), _pooled(one))])
+def _noise(scores: ScoreRecord, judged: Sequence[str], noise: Mapping[str, Any]) -> Figure:
+    values = {
+        name: _pooled(one)
         for name, one in noise.items()
-        if name in scores.judged or name.partition("@")[0] != "random"  # at 100 %, which would leave no room for the others
-    ]
-    sigma = next(iter(noise.values()))["sigma"]
-    svg = dot_chart("change of the map by noise", groups, PERCENT, bounds=(0.0, 0.1), missing="one map for all images")
+        if name in judged or name.partition("@")[0] != "random"  # at 100 %, which would leave no room for the others
+    }
+
+    def least(name: str) -> str | None:
+        found: str | None = noise[name].get("above", {}).get("control")
+        return found
+
+    groups = [DotGroup((source_label(name),), [control_row(scores, name, values, least(name), sign=-1)]) for name in judged]
+    sigma = noise[judged[0]]["sigma"]
+    svg = dot_chart("change of the map by noise", groups, PERCENT, legend=score_legend({}, controls=True, best=True),
+                    bounds=(0.0, 0.1), missing="one map for all images")  # fmt: skip
     return Figure(
         svg,
         f"How far noise of {sigma:g} of 255 grey levels moves the map, as a share of how far another image moves it, both means "
         "over images: near 0 it is steady, near 100\u00a0% it is noise itself. Coarse maps are steadier than fine ones, which is "
-        "no merit; controls are grey.",
+        "no merit.",
     )
 
 
 def _grid(scores: ScoreRecord, grid: Mapping[str, Any]) -> Figure:
-    colours = source_colours(scores.judged, scores.own)
-    order = [name for name in scores.judged if name in grid["maps"]] + [name for name in grid["maps"] if name not in scores.judged]
-    groups = [
-        DotGroup((source_label(name),), [(source_label(name), colours.get(name, CONTROL), grid["maps"][name])]) for name in order
-    ]
-    least = min([value[0] for value in grid["maps"].values() if value] + [grid["chance"]])
+    judged = [name for name in scores.judged if name in grid["maps"]]
+    above, few = grid.get("above", {}), grid["n"] < LEAST
+
+    def group(name: str) -> DotGroup:
+        best = above.get(name, {}).get("control")
+        sign = int(not _blind(grid, name))  # of maps that are all at chance none is the best
+        return DotGroup((source_label(name),), [control_row(scores, name, grid["maps"], best, sign=sign, few=few, also=AT_CHANCE)])
+
+    groups = [group(name) for name in judged]
     svg = dot_chart(
         "share of the map in the right tile of four",
         groups,
         PERCENT,
-        bounds=(min(0.2, least), 0.3),
+        legend=score_legend({}, controls=True, best=True),
+        bounds=(0.0, 0.5),
         line=grid["chance"],
         missing="none",
     )
     images = f" made of {grid['images']:,} images" if "images" in grid else ""
-    own = " The own map does not depend on the class asked for and is at chance by construction: no fault." if scores.own else ""
+    own = " The own map does not depend on the class asked for and is at chance by construction: no fault."
+    own = own if _blind(grid, scores.own) else ""
     return Figure(
         svg,
         f"Grid pointing: {grid['n']:,} grids of four images{images}, and how much of the map lies in the tile of the class it "
         "explains; "
         f"the line is chance.{own} It does not say where in the tile.",
     )
-
-
-def _over(best: Mapping[str, Any]) -> str:
-    difference, control = best.get("difference"), best.get("control")
-    if difference is None or control is None:
-        return ""
-    return f", {POINTS.estimate(difference)} points above its best control, {control_words(control)}"
-
-
-def _mask_table(record: RunRecord, scores: ScoreRecord) -> Table | None:
-    """Localisation on the images of this file, unless the evaluation's section shows all that is judged already."""
-    found = scores.numbers.get("localization")
-    if not found:
-        return None
-    shown = [_plain(name) for name in ((record.evaluation or {}).get("localization") or {}).get("maps", {})]
-
-    def known(name: str) -> bool:
-        return bool(shown) if name == scores.own else any(one.startswith(_plain(source_label(name))) for one in shown)
-
-    judged = [name for name in scores.judged if name in found["maps"]]
-    above = found.get("above", {})
-    if not above and all(known(name) for name in judged):
-        return None
-    controls = [name for name in found["maps"] if name not in judged and (above or name.casefold() in CONTROLS)]
-    rows = []
-    for name in [*judged, *controls]:
-        cells = [PERCENT.estimate(found["maps"][name].get(measure)) for measure in MEASURES]
-        rows.append([source_label(name), *cells])
-        if name in above:
-            best = [above[name].get(measure, {}) for measure in MEASURES]
-            named = [f" {source_label(one['control'])}" if one.get("control") else "" for one in best]
-            cells = [POINTS.estimate(one.get("difference")) + control for one, control in zip(best, named)]
-            rows.append([f"{source_label(name)}, points above the best control", *cells])
-    excluded = found.get("excluded", 0)
-    left_out = f"; {excluded:,} images with an empty mask are left out" if excluded else ""
-    note = f"On {found['n'] - excluded:,} images, all sources the same ones{left_out}: explainers beside controls. "
-    note += "Compare within this table."
-    return Table("Where the maps lie", ["map", *MEASURES.values()], rows, note)
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum())

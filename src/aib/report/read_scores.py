@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ SHAPE: Mapping[str, Any] = {
     "against?": [str],
     "image_size?": [int],
     "consistency?": {"n": int, "rows": [_SCORED], "comparisons?": [_COMPARED]},
-    "randomized?": {"*": {"spearman": ESTIMATE, "constant?": int}},
+    "randomized?": {"*": {"n?": int, "spearman": ESTIMATE, "constant?": int}},
     "beside_controls?": {"n": int, "rows": [_SCORED], "controls": [str], "controls_of?": {"*": [str]}, "same_map?": [str],
                          "not_recomputed?": [str], "comparisons": [_COMPARED]},
     "faithfulness?": {
@@ -61,6 +61,7 @@ SHAPE: Mapping[str, Any] = {
                            "above?": _ABOVE}},
     "grid_pointing?": {"n": int, "images?": int, "chance": float, "maps": {"*": ESTIMATE}, "above?": {"*": _ABOVE}},
     "localization?": {"n": int, "excluded?": int, "maps": {"*": {"*": ESTIMATE}}, "above?": {"*": {"*": _ABOVE}}},
+    "map_ablation?": {"*": ESTIMATE},
     "information?": {
         "images": int,
         "latent": {"image": ESTIMATE, "dimensions": int, "in_use": int},
@@ -122,13 +123,15 @@ class ScoreRecord:
         split: whose images were scored.
         own: source that is the run's own map, None for a plain classifier.
         judged: sources whose worth is in question, the own map first; explainers follow.
-        controls: sources that know nothing of the network and were scored with the edits.
-        controls_of: by judged source, the controls it is compared with: those of its own resolution.
+        controls: sources that what is judged is compared with: maps made without the network, of another image, or of the network
+            with random weights, in whole or in part.
+        controls_of: by judged source, the controls it is compared with, as far as the file says.
         same_map: randomised networks that still give the same map: no controls.
         numbers: content of the file, checked; missing estimates are None.
         rows: numbers of every source under every edit, on the most images it was scored on.
         same_images: as much on the images that all sources were scored on.
         above: how far the judged sources stand above their best control.
+        above_drawn: as much for the own map beside the controls made without the network alone, on the most images.
         gallery: edited pictures.
     """
 
@@ -143,6 +146,7 @@ class ScoreRecord:
     rows: Mapping[Key, Mapping[str, Any]]
     same_images: Mapping[Key, Mapping[str, Any]]
     above: Mapping[Key, Mapping[str, Any]]
+    above_drawn: Mapping[Key, Mapping[str, Any]]
     gallery: Sequence[EditedItem]
 
     @property
@@ -170,6 +174,22 @@ class ScoreRecord:
         """``"score"`` or ``"excess"`` of a source under an edit; None where nothing is scored."""
         found: Estimate | None = self.rows.get(key, {}).get("thresholds", {}).get(threshold, {}).get(kind)
         return found
+
+    def beside(self, kind: str, source: str, edit: tuple[str, float]) -> Estimate | None:
+        """As `estimate`, on the images that all sources were scored on, where there are such."""
+        row = self.same_images.get((source, *edit)) or self.rows.get((source, *edit), {})
+        found: Estimate | None = row.get("thresholds", {}).get(QUOTED, {}).get(kind)
+        return found
+
+    def compared(self, source: str, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that are controls of a judged source; where the file does not say, all that are not judged."""
+        mine = self.controls_of.get(source)
+        others = [name for name in names if name not in self.judged and name not in self.same_map]
+        return others if mine is None else [name for name in others if name in mine]
+
+    def few(self, key: Key) -> bool:
+        """Whether the comparison of a source with its controls under an edit rests on fewer than `LEAST` images."""
+        return key in self.above and bool(self.above[key]["unchanged"] < LEAST)
 
     def over_control(self, key: Key, threshold: str = QUOTED) -> tuple[str | None, Estimate | None]:
         """The best control by its excess, and how far the excess of the source stands above it."""
@@ -206,12 +226,13 @@ def read_score_record(folder: Path, splits: Sequence[str]) -> ScoreRecord | None
         own=own,
         judged=judged,
         controls=controls,
-        controls_of={source: beside.get("controls_of", {}).get(source, controls) for source in judged},
+        controls_of={source: names for source, names in beside.get("controls_of", {}).items() if source in judged},
         same_map=beside.get("same_map", []),
         numbers=numbers,
         rows={**same_images, **_keyed(whole.get("rows", ()))},
         same_images=same_images,
         above={**_keyed(whole.get("comparisons", ())), **_keyed(beside.get("comparisons", ()))},
+        above_drawn=_keyed(whole.get("comparisons", ())),
         gallery=_gallery(folder, split),
     )
 

@@ -74,7 +74,7 @@ def _best(scores: ScoreRecord, found: Mapping[str, Any], fill: str, source: str)
     if named is not None:
         return named
     maps = found["fills"][fill]
-    known = {name: maps[name]["srg"][0] for name in scores.controls_of[source] if name in maps and maps[name]["srg"] is not None}
+    known = {name: maps[name]["srg"][0] for name in scores.compared(source, maps) if maps[name]["srg"] is not None}
     return max(known, key=known.__getitem__) if known else None
 
 
@@ -88,12 +88,13 @@ def _grey_words(best: str | None, uniform: bool, scores: ScoreRecord, present: S
     return f"Grey: {'; '.join(drawn)}." if drawn else ""
 
 
-def removal_above(above: Mapping[str, Any], judged: Sequence[str]) -> Table:
+def removal_above(above: Mapping[str, Any], judged: Sequence[str], kinds: str) -> Table:
     """How far each map stands above its best control, with every fill.
 
     Args:
         above: by fill, source and metric, ``{"control", "difference"}``, of which more is better.
         judged: the sources.
+        kinds: what their controls are, in words.
     """
     metrics = list(dict.fromkeys(metric for sources in above.values() for found in sources.values() for metric in found))
     rows = []
@@ -109,5 +110,5 @@ def removal_above(above: Mapping[str, Any], judged: Sequence[str]) -> Table:
             rows.append([source_label(name), metric_label(metric), *cells])
     note = "By what removed cells are filled with. The numbers to quote: the mean less that of the best control, which is named, "
     note += "image by image, with 95 % intervals over images; polarity and accuracies in points. More is better in every row: "
-    note += "deletion, and accuracy with the attended half removed, are how much lower they are than the lowest control’s."
-    return Table("Above the best control", ["map", "metric", *map(fill_label, above)], rows, note)
+    note += "deletion, and accuracy with the attended half removed, are how much lower they are than the lowest control’s. "
+    return Table("Above the best control", ["map", "metric", *map(fill_label, above)], rows, (note + kinds).strip())

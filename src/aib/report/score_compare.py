@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from aib.report.compare import Table
 from aib.report.parts import Figure, Section
 from aib.report.read import RunRecord
-from aib.report.read_scores import QUOTED, Estimate, ScoreRecord
-from aib.report.score_figures import BARE, PERCENT, POINTS, DotGroup, dot_chart
+from aib.report.read_scores import LEAST, QUOTED, Estimate, ScoreRecord
+from aib.report.score_figures import BARE, PERCENT, POINTS, DotGroup, DotRow, dot_chart
 from aib.report.score_names import edit_label, edit_lines
 from aib.report.style import SERIES
+from aib.report.sweep_section import PALE_ONES
 
 __all__ = ["score_comparison"]
 
@@ -30,20 +31,19 @@ def score_comparison(labels: Sequence[str], records: Sequence[RunRecord]) -> Sec
     colours = {label: SERIES[index % len(SERIES)] for index, label in enumerate(scored)}
     legend = [(label if len(label) <= 40 else label[:39] + "…", colour, "dot") for label, colour in colours.items()]
 
+    def row(label: str, scores: ScoreRecord, edit: tuple[str, float], above: bool) -> DotRow:
+        return DotRow(label, colours[label], _estimate(scores, edit, above), few=scores.few((scores.own or "", *edit)))
+
     def groups(above: bool) -> list[DotGroup]:
         return [
-            DotGroup(
-                edit_lines(*edit), [(label, colours[label], _estimate(scores, edit, above)) for label, scores in scored.items()]
-            )
-            for edit in edits
+            DotGroup(edit_lines(*edit), [row(label, scores, edit, above) for label, scores in scored.items()]) for edit in edits
         ]
 
     sentences = (
         "Of the images whose prediction stays, the share whose map stays too. A map that never changes has 100 %: it does not "
         "rank runs.",
-        "How far the map stays more than the best control of the same run, which knows nothing of the network. Runs are compared "
-        "by this, "
-        "and intervals cover the choice of images only, not other seeds.",
+        "How far the excess of the map stands above that of the best control of the same run. Runs are compared by this, and "
+        f"intervals cover the choice of images only, not other seeds. {PALE_ONES}",
     )
     drawn = [
         Figure(
@@ -75,13 +75,16 @@ def _cell(scores: ScoreRecord | None, edit: tuple[str, float]) -> str:
     if scores is None or scores.own is None:
         return "–"
     score, above = (_estimate(scores, edit, above) for above in (False, True))
-    return BARE.estimate(score) if above is None else f"{BARE.estimate(score)}; {POINTS.estimate(above)}"
+    few = " (too few)" if scores.few((scores.own, *edit)) else ""
+    return BARE.estimate(score) if above is None else f"{BARE.estimate(score)}; {POINTS.estimate(above)}{few}"
 
 
 def _lead(scored: dict[str, ScoreRecord]) -> str:
     parts = []
     for label, scores in scored.items():
-        found = [scores.over_control((scores.own or "", *edit))[1] for edit in scores.edits()]
-        known = [value for value in found if value is not None]
-        parts.append(f"{label} under {sum(value[1] > 0 for value in known)} of {len(known)} edits")
+        keys = [(scores.own or "", *edit) for edit in scores.edits()]
+        known = [value for key in keys if (value := scores.over_control(key)[1]) is not None and not scores.few(key)]
+        few = sum(scores.few(key) for key in keys)
+        rest = f" (under {few} more fewer than {LEAST} predictions stay)" if few else ""
+        parts.append(f"{label} under {sum(value[1] > 0 for value in known)} of {len(known)} edits{rest}")
     return f"The own map stands above the best control of its run: {'; '.join(parts)}."

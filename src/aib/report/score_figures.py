@@ -1,9 +1,9 @@
-"""Figures of scores as SVG text: what is judged in colour, with intervals, and what knows nothing in grey beside it."""
+"""Figures of scores as SVG text: what is judged in colour, with intervals, and below it its own controls in grey."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -11,10 +11,19 @@ from aib.report.read_scores import Estimate
 from aib.report.style import ACCENT, CONTROL, SERIES
 from aib.report.svg import INK, WIDTH, Axis, Chart, element
 
-__all__ = ["BARE", "PERCENT", "PLAIN", "POINTS", "DotGroup", "Form", "Line", "curve_chart", "dot_chart", "source_colours"]
+__all__ = [
+    "BARE", "PERCENT", "PLAIN", "POINTS", "DotGroup", "DotRow", "Form", "Line", "curve_chart", "dot_chart", "score_legend",
+    "source_colours",
+]  # fmt: skip
 
 NAME = 16
 """Letters of a name beside its rows; longer ones are put on two lines where they can be."""
+
+ROW, GREY = 13.0, 10.0
+"""Heights of a row, and of the row of its controls below."""
+
+PALE = 0.4
+"""Opacity of what rests on too few images."""
 
 Legend = Sequence[tuple[str, str, str]]
 """(name, colour, mark): mark is ``"dot"``, ``"ring"``, ``"line"`` or ``"dash"``."""
@@ -51,20 +60,36 @@ PLAIN = Form(signed=True)
 
 
 @dataclass(frozen=True)
-class DotGroup:
-    """Rows of a dot chart under one name.
+class DotRow:
+    """What is judged in a dot chart, and below it its own controls in grey.
 
     Attributes:
-        name: on up to two lines, at the left.
-        judged: (name, colour, value), a row each.
-        controls: (name, value), grey and all on one row.
-        best: the control that gets its name and interval.
+        name, colour, value: of what is judged.
+        controls: (name, value) of those it is compared with.
+        best: the control that is filled, with its interval and its name.
+        few: whether it rests on too few images to say; it is pale then.
+        note: in grey beside the dot.
     """
 
-    name: tuple[str, ...]
-    judged: Sequence[tuple[str, str, Estimate | None]]
+    name: str
+    colour: str
+    value: Estimate | None
     controls: Sequence[tuple[str, Estimate | None]] = ()
     best: str | None = None
+    few: bool = False
+    note: str = ""
+
+    @property
+    def height(self) -> float:
+        return ROW + GREY * bool(self.controls)
+
+
+@dataclass(frozen=True)
+class DotGroup:
+    """Rows of a dot chart under one name, on up to two lines at the left."""
+
+    name: tuple[str, ...]
+    rows: Sequence[DotRow]
 
 
 @dataclass(frozen=True)
@@ -78,6 +103,7 @@ class Line:
         band: (x, low, high) of its intervals, drawn as a pale area.
         whiskers: whether they are drawn as lines instead, where areas of several lines would cover each other.
         dots: whether the points are marked.
+        few: values of x whose points rest on too few images to say; their marks are pale.
     """
 
     name: str
@@ -88,6 +114,7 @@ class Line:
     band: Sequence[tuple[float, float, float]] = field(default=())
     whiskers: bool = False
     dots: bool = False
+    few: Collection[float] = ()
 
 
 def source_colours(judged: Sequence[str], own: str | None) -> dict[str, str]:
@@ -95,6 +122,12 @@ def source_colours(judged: Sequence[str], own: str | None) -> dict[str, str]:
     others = [name for name in judged if name != own]
     colours = {name: SERIES[1 + index % (len(SERIES) - 1)] for index, name in enumerate(others)}
     return {name: colours.get(name, ACCENT) for name in judged}
+
+
+def score_legend(names: Mapping[str, str], *, controls: bool = False, best: bool = False) -> list[tuple[str, str, str]]:
+    """Entries of what is judged, ``names`` with their colours, then of its controls and of the best of them."""
+    grey = [("controls", CONTROL, "ring")] * controls + [("best" if controls else "best control", CONTROL, "dot")] * best
+    return [(name, colour, "dot") for name, colour in names.items()] + grey
 
 
 def dot_chart(
@@ -118,19 +151,21 @@ def dot_chart(
         line: a value that is marked all the way down, such as chance or 0.
         missing: what stands in place of a value that does not exist.
     """
-    values = [value for group in groups for _, _, value in group.judged] + [v for group in groups for _, v in group.controls]
+    rows = [row for group in groups for row in group.rows]
+    values = [row.value for row in rows] + [value for row in rows for _, value in row.controls]
     ends = [end for value in values if value is not None for end in value if not math.isnan(end)]
     low, high = _axis_ends([*ends, *(() if line is None else (line,))], bounds)
     names = [_two_lines(group.name) for group in groups]
     said = "; ".join(
-        f"{' '.join(group.name)}: " + ", ".join(f"{name} {form.estimate(value, missing)}" for name, _, value in group.judged)
+        f"{' '.join(group.name)}: " + ", ".join(f"{row.name} {form.estimate(row.value, missing)}" for row in group.rows)
         for group in groups
     )
     lines = _legend_lines(legend)
-    head, row = 24.0 + 15 * len(lines), 13.0
-    single = all(len(group.judged) == 1 and not group.controls for group in groups)
-    pitch = row if not single else 32.0 if any(len(name) > 1 for name in names) else 22.0
-    heights = [pitch * (len(group.judged) + bool(group.controls)) for group in groups]
+    head = 24.0 + 15 * len(lines)
+    single = all(len(group.rows) == 1 and not group.rows[0].controls for group in groups)
+    pitch = 32.0 if any(len(name) > 1 for name in names) else 22.0
+    heights = [pitch if single else max(sum(row.height for row in group.rows), ROW * len(name))
+               for group, name in zip(groups, names)]  # fmt: skip
     gap = 0.0 if single else 9.0
     bottom = head + sum(heights) + gap * (len(groups) - 1) + 5
     chart = Chart(f"{title}: {said}", height=bottom + 20)
@@ -146,23 +181,28 @@ def dot_chart(
     if line is not None:
         at = x(line * form.factor)
         chart.line(at, head, at, bottom, class_="axis", stroke=CONTROL, stroke_width=1.2)
-    y = head
+    top = head
     for group, title_lines, height in zip(groups, names, heights):
-        _names(chart, title_lines, left - 8, y + height / 2)
-        nothing = len(group.judged) > 1 and all(value is None for _, _, value in group.judged)
-        if nothing:  # said once
-            _dot(chart, x, y + pitch * len(group.judged) / 2, "", "", None, form, missing)
-        for name, colour, value in group.judged:
-            if nothing:
-                y += pitch
-                continue
-            _dot(chart, x, y + pitch / 2, name, colour, value, form, missing)
-            y += pitch
-        if group.controls:
-            _control_dots(chart, x, y + pitch / 2, group, form)
-            y += pitch
-        y += gap
+        _names(chart, title_lines, left - 8, top + height / 2)
+        _rows(chart, x, top, height, group.rows, form, missing)
+        top += height + gap
     return chart.svg()
+
+
+def _rows(chart: Chart, x: Axis, top: float, height: float, rows: Sequence[DotRow], form: Form, missing: str) -> None:
+    """The rows of a group, in the middle of its height; that all of several are missing is said once."""
+    nothing = len(rows) > 1 and all(row.value is None for row in rows)
+    if nothing:
+        _missing(chart, x, top + height / 2, missing)
+    y = top + (height - sum(row.height for row in rows)) / 2
+    for row in rows:
+        if row.value is not None:
+            _dot(chart, x, y + ROW / 2, row, row.value, form)
+        elif not nothing:
+            _missing(chart, x, y + ROW / 2, missing)
+        if row.controls:
+            _control_dots(chart, x, y + ROW + GREY / 2 - 1, row, form)
+        y += row.height
 
 
 def _axis_ends(values: Sequence[float], bounds: tuple[float, float] | None) -> tuple[float, float]:
@@ -187,51 +227,70 @@ def _names(chart: Chart, lines: Sequence[str], right: float, middle: float) -> N
         chart.text(right, middle + 4 + 13 * index - 6.5 * (len(lines) - 1), shown, anchor="end", size=11, **style)
 
 
-def _dot(chart: Chart, x: Axis, y: float, name: str, colour: str, value: Estimate | None, form: Form, missing: str) -> None:
-    if value is None:
-        chart.text(x.start + 5, y + 3.5, f"– {missing}", size=10, font_style="italic")
-        return
-    _whisker(chart, x, y, value, colour, form)
-    said = f"{name}: {form.estimate(value)}"
-    chart.add("circle", element("title", escape(said)), cx=x(form.factor * value[0]), cy=y, r=3.6, fill=colour)
-    chart.text(WIDTH - 3, y + 3.5, form.number(value[0]), anchor="end", size=10, class_="ink", fill=INK)
+def _missing(chart: Chart, x: Axis, y: float, missing: str) -> None:
+    chart.text(x.start + 5, y + 3.5, f"– {missing}", size=10, font_style="italic")
 
 
-def _control_dots(chart: Chart, x: Axis, y: float, group: DotGroup, form: Form) -> None:
-    for name, value in group.controls:
-        if value is None:
-            continue
-        best = name == group.best
-        if best:
-            _whisker(chart, x, y, value, CONTROL, form)
-        title = element("title", escape(f"{name}, a control: {form.estimate(value)}"))
-        at, fill = x(form.factor * value[0]), CONTROL if best else "none"
-        chart.add(
-            "circle", title, cx=at, cy=y, r=3.2 if best else 2.8, fill=fill, stroke=CONTROL, stroke_width=1.2, pointer_events="all"
-        )
-    found = dict(group.controls).get(group.best or "")
-    if found is None or group.best is None:
-        return
-    others = [x(form.factor * value[0]) for name, value in group.controls if value is not None and name != group.best]
-    reach = [x(form.factor * end) for end in found if not math.isnan(end)]
-    wide = 5.3 * len(group.best) + 6
-    right, left, last = (max(reach), "start"), (min(reach) - wide, "end"), (max([*reach, *others]), "start")
-    free = [
-        (at, anchor)
-        for at, anchor in (right, left)
-        if x.start <= at and at + wide < x.stop + 43 and not any(at - 3 < other < at + wide + 3 for other in others)
+def _dot(chart: Chart, x: Axis, y: float, row: DotRow, value: Estimate, form: Form) -> None:
+    pale = PALE if row.few else None
+    _whisker(chart, x, y, value, row.colour, form, pale)
+    said = f"{row.name}: {form.estimate(value)}" + (", too few images to say" if row.few else "")
+    title = element("title", escape(said))
+    chart.add("circle", title, cx=x(form.factor * value[0]), cy=y, r=3.6, fill=row.colour, opacity=pale)
+    style: dict[str, object] = {} if row.few else {"class_": "ink", "fill": INK}
+    chart.text(WIDTH - 3, y + 3.5, form.number(value[0]), anchor="end", size=10, **style)
+    if row.note:
+        _beside(chart, x, y, row.note, _reach(x, value, form), (), x.stop + 4)
+
+
+def _control_dots(chart: Chart, x: Axis, y: float, row: DotRow, form: Form) -> None:
+    known = {name: value for name, value in row.controls if value is not None}
+    best = known.get(row.best or "")
+    if best is not None:
+        _whisker(chart, x, y, best, CONTROL, form)
+    for name, value in known.items():
+        title = element("title", escape(f"{name}, a control of {row.name}: {form.estimate(value)}"))
+        at, filled = x(form.factor * value[0]), name == row.best
+        chart.add("circle", title, cx=at, cy=y, r=3.0 if filled else 2.6, fill=CONTROL if filled else "none", stroke=CONTROL,
+                  stroke_width=1.1, pointer_events="all")  # fmt: skip
+    if best is not None and row.best is not None:
+        others = [x(form.factor * value[0]) for name, value in known.items() if name != row.best]
+        shown = row.best.partition(" (")[0].partition(", ")[0]  # size and source are the row's
+        _beside(chart, x, y, shown, _reach(x, best, form), others, x.stop + 43)
+
+
+def _reach(x: Axis, value: Estimate, form: Form) -> list[float]:
+    return [x(form.factor * end) for end in value if not math.isnan(end)]
+
+
+def _beside(chart: Chart, x: Axis, y: float, text: str, reach: Sequence[float], others: Sequence[float], stop: float) -> None:
+    """A name in grey right of what it names or left of it; where other points lie there, at the end of the row.
+
+    Of the places between the start of the axis and ``stop`` it takes the first that covers the fewest points.
+    """
+    every = [*reach, *others]
+    named = ((text, min(reach), max(reach)), (f"best: {text}", min(every), max(every)))
+    places = [
+        (shown, at, anchor) for shown, low, high in named for at, anchor in ((high, "start"), (low - 5.3 * len(shown) - 6, "end"))
     ]
-    at, anchor = (free or [last])[0]
-    chart.text(at + 6 if anchor == "start" else at + wide - 6, y + 3.2, group.best, size=9, anchor=anchor)
+
+    def cost(place: tuple[str, float, str]) -> tuple[bool, int]:
+        shown, at, anchor = place
+        wide = 5.3 * len(shown) + 6
+        left = at + 2 if anchor == "start" else at - 3  # the name keeps off what it is beside
+        return at < x.start or at + wide > stop, sum(left < other < left + wide + 1 for other in others)
+
+    shown, at, anchor = min(places, key=cost)
+    chart.text(at + 6 if anchor == "start" else at + 5.3 * len(shown), y + 3.2, shown, size=9, anchor=anchor)
 
 
-def _whisker(chart: Chart, x: Axis, y: float, value: Estimate, colour: str, form: Form) -> None:
+def _whisker(chart: Chart, x: Axis, y: float, value: Estimate, colour: str, form: Form, opacity: float | None = None) -> None:
     if math.isnan(value[1] + value[2]):
         return
     low, high = (x(form.factor * end) for end in value[1:])
-    chart.line(low, y, high, y, class_=None, stroke=colour, stroke_width=1.6)
+    chart.line(low, y, high, y, class_=None, stroke=colour, stroke_width=1.6, opacity=opacity)
     for end in (low, high):
-        chart.line(end, y - 3, end, y + 3, class_=None, stroke=colour, stroke_width=1.2)
+        chart.line(end, y - 3, end, y + 3, class_=None, stroke=colour, stroke_width=1.2, opacity=opacity)
 
 
 def curve_chart(
@@ -299,7 +358,8 @@ def curve_chart(
             _area(chart, [(at, high) for at, _, high in one.band], [(at, low) for at, low, _ in one.band], one.colour, 0.14)
         chart.path(one.points, one.colour, dash=one.dash, width=one.width)
         for point in one.points if one.dots else ():
-            chart.dot(*point, one.colour, radius=3, title=f"{one.name}: {point[1]:.1f}{suffix} at {point[0]:g}")
+            pale = {"fill_opacity": PALE} if point[0] in one.few else {}
+            chart.dot(*point, one.colour, radius=3, title=f"{one.name}: {point[1]:.1f}{suffix} at {point[0]:g}", **pale)
     return chart.svg()
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["control_words", "edit_label", "edit_lines", "fill_label", "fill_words", "metric_label", "source_label", "who_is"]
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+__all__ = [
+    "control_kinds", "control_words", "edit_label", "edit_lines", "fill_label", "fill_words", "left_out_words", "metric_label",
+    "same_map_words", "source_label", "who_is",
+]  # fmt: skip
 
 SOURCES = {
     "gradcam": "Grad-CAM",
@@ -24,15 +29,20 @@ CONTROLS = {
     "edges": "an edge detector",
     "random": "blurred noise",
     "other image": "the map of another image",
-    "untrained": "the network before training",
+    "untrained": "the network with random weights",
     "attention randomised": "the network with random attention",
 }
+
+WITHOUT_NETWORK = frozenset({"uniform", "centre", "edges", "random", "chance"})
 
 METRICS = {
     "srg": "SRG", "polarity": "polarity", "accuracy": "accuracy, unattended half removed", "pointing_game": "pointing game",
     "energy": "energy in the mask", "iou": "IoU", "unattended_removed": "accuracy, unattended half removed",
     "attended_removed": "accuracy, attended half removed",
 }  # fmt: skip
+
+ALIKE_TO_THE_DIGIT = 0.995
+"""Rank correlation that is written as 1."""
 
 
 def source_label(name: str) -> str:
@@ -55,6 +65,54 @@ def control_words(name: str) -> str:
     if name.startswith("last ") and name.endswith(" randomised"):
         return f"the network with its {name.removesuffix(' randomised')} random"
     return CONTROLS.get(name, f"“{name}”")
+
+
+def _of_network(name: str) -> bool:
+    kind = name.partition("@")[0]
+    return kind in ("untrained", "attention randomised") or (kind.startswith("last ") and kind.endswith(" randomised"))
+
+
+def control_kinds(names: Iterable[str]) -> str:
+    """What the named controls are, each kind once, in words that are true of each; empty where none is known."""
+    found = []
+    kinds = {name.partition("@")[0] for name in names}
+    if kinds & WITHOUT_NETWORK:
+        found.append("maps made without the network")
+    if "other image" in kinds:
+        found.append("the map of another image")
+    if any(map(_of_network, kinds)):
+        found.append("maps of the same network with random weights, in whole or in part")
+    listed = " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+    return f"Controls, each of the size of the map beside it, are {listed}." if found else ""
+
+
+def same_map_words(names: Sequence[str], similarity: Mapping[str, float | None], label: Callable[[str], str]) -> str:
+    """Why networks with random weights that give the judged map are no controls; empty without any.
+
+    Args:
+        names: of the networks.
+        similarity: rank correlation of their maps with the judged one, as far as known. It is below 1 where the scores are the same
+            and snap to anchors that are random.
+        label: how a name is written.
+    """
+    moved = [name for name in names if (similarity.get(name) or 1.0) < ALIKE_TO_THE_DIGIT]
+    same = [name for name in names if name not in moved]
+    said = []
+    if same:
+        said.append(f"With {', '.join(map(label, same))} the map is the same: what is random lies behind it.")
+    if moved:
+        said.append(f"With {', '.join(map(label, moved))} its scores are the same, and only the anchors they snap to are random.")
+    return " ".join([*said, "These are no controls."]) if said else ""
+
+
+def left_out_words(names: Collection[str], controls_of: Mapping[str, Sequence[str]], label: Callable[[str], str]) -> str:
+    """What became of the controls that are not computed for the explainers ``names``; empty without any."""
+    if not names:
+        return ""
+    said = f"{', '.join(map(label, names))}: too costly to compute anew on networks with random weights"
+    if not controls_of or any(_of_network(name) for controls in controls_of.values() for name in controls):
+        return f"{said}, so beside fewer controls than the others."
+    return f"{said}; that all stand beside the same kinds of controls, such networks count for none."
 
 
 def edit_lines(name: str, size: float) -> tuple[str, str]:

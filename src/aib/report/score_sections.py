@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aib.report import figures
+from aib.report.beside import control_row, others_ahead
 from aib.report.bit_sections import bit_sections
 from aib.report.compare import Table
 from aib.report.cosine_table import mean_cosines
@@ -16,27 +17,31 @@ from aib.report.metric_sections import metric_sections
 from aib.report.parts import Figure, Section
 from aib.report.read import RunRecord
 from aib.report.read_scores import LEAST, QUOTED, Estimate, Key, ScoreRecord
-from aib.report.sanity_section import sanity_section
+from aib.report.sanity_section import same_map_note, sanity_section
 from aib.report.score_figures import (
     BARE,
     PERCENT,
     POINTS,
     DotGroup,
-    Line,
-    curve_chart,
+    DotRow,
     dot_chart,
+    score_legend,
     source_colours,
 )
-from aib.report.score_names import control_words, edit_label, edit_lines, source_label, who_is
-from aib.report.style import ACCENT, CONTROL
+from aib.report.score_names import (
+    control_kinds,
+    control_words,
+    edit_label,
+    edit_lines,
+    left_out_words,
+    source_label,
+    who_is,
+)
+from aib.report.sweep_section import PALE_ONES, sweep_section
 
 __all__ = ["score_sections"]
 
-KNOWS = "which knows nothing of the image or has not learned"
-"""What controls have in common: maps made without the network, of another image, or from random weights."""
-
-RADII = 3
-"""Radii that make a curve."""
+OTHER = "other image"
 
 
 def score_sections(record: RunRecord) -> list[Section]:
@@ -44,7 +49,7 @@ def score_sections(record: RunRecord) -> list[Section]:
     scores = record.scores
     if scores is None:
         return []
-    made = [_score(scores), _sweep(scores), _pictures(scores), sanity_section(scores)]
+    made = [_score(scores), sweep_section(scores), _pictures(scores), sanity_section(scores)]
     return [section for section in made if section is not None] + metric_sections(record, scores) + bit_sections(scores)
 
 
@@ -66,13 +71,13 @@ def _lead(scores: ScoreRecord) -> str:
             "that "
             f"{who_is(scores.own, first)} means anything."
         )
-    text = _verdict(scores, first)
-    counts: list[str] = []
-    for source in scores.scored[1:]:
-        found = _compared(scores, source)
-        does = "" if counts else " stays more than it"
-        counts.append(f"{source_label(source)}{does} under {len(found.above)} of {found.total}")
-    return text + (f" Of the explainers, {', '.join(counts)}." if counts else "")
+    said = [_verdict(scores, first)]
+    found = {source_label(source): _compared(scores, source) for source in scores.scored[1:]}
+    counts = {name: f"{len(one.above)} of {one.total}" for name, one in found.items()}
+    said.append(others_ahead(counts, "under", "edits"))
+    names = [name for source in scores.scored for name in scores.compared(source, scores.controls)]
+    said.append(control_kinds(name for name in names if name.partition("@")[0] != OTHER))  # which is in the excess itself
+    return " ".join(filter(None, said))
 
 
 Difference = tuple[str, str, Estimate]
@@ -102,7 +107,7 @@ def _compared(scores: ScoreRecord, source: str) -> _Compared:
         control, difference = scores.over_control((source, *edit))
         if difference is None or control is None:
             missing.append(edit_label(*edit))
-        elif scores.above[source, *edit]["unchanged"] < LEAST:
+        elif scores.few((source, *edit)):
             few.append(edit_label(*edit))
         else:
             known.append((edit_label(*edit), control, difference))
@@ -124,17 +129,18 @@ def _verdict(scores: ScoreRecord, source: str) -> str:
     by = f"{ends[0]} to {ends[-1]} points" if len(ends) > 1 else f"{ends[0]} points" if ends else ""
     if len(found.above) == total:
         edits = "the only edit" if total == 1 else f"all {total} edits"
-        text = f"Yes: under {edits} {who} stays more than the best control, {KNOWS}, by {by}."
+        text = f"Yes: under {edits} {who} stays with its own image more than the best control, by {by}."
     elif found.above:
         named = f" ({'; '.join(label for label, _, _ in found.above)})" if len(found.above) <= 2 else ""
-        text = f"Only in part: under {len(found.above)} of {total} edits{named} {who} stays more than the best control, {KNOWS}, "
-        text += f"by {by}."
+        text = f"Only in part: under {len(found.above)} of {total} edits{named} {who} stays with its own image more than the best "
+        text += f"control, by {by}."
     else:
-        text = f"No: under none of {total} edits does {who} stay more than the best control, {KNOWS}."
+        edits = "the only edit" if total == 1 else f"none of {total} edits"
+        text = f"No: under {edits} does {who} stay with its own image more than the best control."
     if found.below:
         more = [f"{label} ({control_words(control)}, by {-100 * lost[0]:.1f} points)" for label, control, lost in found.below[:2]]
         rest = f" and {len(found.below) - 2} more" if len(found.below) > 2 else ""
-        text += f" Under {'; '.join(more)}{rest} the control stays more."
+        text += f" Under {'; '.join(more)}{rest} the control is ahead."
     if found.between:
         text += f" Under {'the other ' if found.above or found.below else ''}{len(found.between)} the two are not told apart."
     if found.few:
@@ -144,29 +150,22 @@ def _verdict(scores: ScoreRecord, source: str) -> str:
     return text
 
 
-def _value(scores: ScoreRecord, kind: str, source: str, edit: tuple[str, float]) -> Estimate | None:
-    """On the images that all sources were scored on, where there are such."""
-    row = scores.same_images.get((source, *edit)) or scores.rows.get((source, *edit), {})
-    found: Estimate | None = row.get("thresholds", {}).get(QUOTED, {}).get(kind)
-    return found
-
-
-def _legend(scores: ScoreRecord, last: str | None) -> list[tuple[str, str, str]]:
+def _legend(scores: ScoreRecord, controls: bool, best: bool) -> list[tuple[str, str, str]]:
     colours = source_colours(scores.judged, scores.own)
-    entries = [(source_label(source), colours[source], "dot") for source in scores.scored]
-    return entries + ([(last, CONTROL, "ring")] if last else [])
+    return score_legend({source_label(one): colours[one] for one in scores.scored}, controls=controls, best=best)
+
+
+def _with_few(sentence: str, groups: Sequence[DotGroup]) -> str:
+    return f"{sentence} {PALE_ONES}" if any(row.few for group in groups for row in group.rows) else sentence
 
 
 def _dots(scores: ScoreRecord, edits: Sequence[tuple[str, float]], kind: str) -> Figure:
-    colours = source_colours(scores.judged, scores.own)
-    groups = []
-    for edit in edits:
-        judged = [(source_label(source), colours[source], _value(scores, kind, source, edit)) for source in scores.scored]
-        controls = [(source_label(name), _value(scores, kind, name, edit)) for name in scores.controls]
-        mine = [source_label(name) for name in scores.controls_of[scores.scored[0]]]  # at the first one's resolution
-        known = {name: value[0] for name, value in controls if value is not None and name in mine}
-        best = max(known, key=known.__getitem__) if kind == "excess" and known else None
-        groups.append(DotGroup(edit_lines(*edit), judged, controls, best))
+    def row(source: str, edit: tuple[str, float]) -> DotRow:
+        values = {name: scores.beside(kind, name, edit) for name in [source, *scores.controls]}
+        best = scores.over_control((source, *edit))[0] if kind == "excess" else None
+        return control_row(scores, source, values, best, few=scores.few((source, *edit)))
+
+    groups = [DotGroup(edit_lines(*edit), [row(source, edit) for source in scores.scored]) for edit in edits]
     beside = scores.numbers.get("beside_controls")
     where = f"All on the same {beside['n']:,} images." if beside else f"On {scores.numbers['n']:,} images."
     if kind == "score":
@@ -179,30 +178,33 @@ def _dots(scores: ScoreRecord, edits: Sequence[tuple[str, float]], kind: str) ->
     else:
         title = "excess over another image’s map"
         sentence = (
-            "The score less the share that passes with the map of another image: maps alike for all images fall to 0. It is still "
-            "no proof: an edge detector knows nothing of the network. The best control is filled, with its name and interval."
+            "How much more often the map stays with its own image than with another: maps alike for all images fall to 0. It is no "
+            "proof: an edge detector has much of it without the network. And it depends on the map’s zero: the same constant added "
+            "to every value changes it, and a large one brings it to 0."
         )
-    bounds = (0.0, 1.0)
-    legend = _legend(scores, "controls" if any(group.controls for group in groups) else None)
-    return Figure(dot_chart(title, groups, PERCENT, legend=legend, bounds=bounds), sentence)
+    grey = any(one.controls for group in groups for one in group.rows)
+    marked = any(one.best for group in groups for one in group.rows)
+    svg = dot_chart(title, groups, PERCENT, legend=_legend(scores, grey, marked), bounds=(0.0, 1.0))
+    return Figure(svg, _with_few(sentence, groups))
 
 
 def _above_dots(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> Figure:
     colours = source_colours(scores.judged, scores.own)
-    groups = []
-    for edit in edits:
-        found = {source: scores.over_control((source, *edit)) for source in scores.scored}
-        judged = [(source_label(source), colours[source], found[source][1]) for source in scores.scored]
-        name = next((source_label(control) for control, _ in found.values() if control is not None), None)
-        at: list[tuple[str, Estimate | None]] = [("", None) if name is None else (name, (0.0, math.nan, math.nan))]
-        groups.append(DotGroup(edit_lines(*edit), judged, at, name))
+
+    def row(source: str, edit: tuple[str, float]) -> DotRow:
+        control, difference = scores.over_control((source, *edit))
+        name = None if control is None else source_label(control)
+        at = [] if name is None else [(name, (0.0, math.nan, math.nan))]
+        return DotRow(source_label(source), colours[source], difference, at, name, scores.few((source, *edit)))
+
+    groups = [DotGroup(edit_lines(*edit), [row(source, edit) for source in scores.scored]) for edit in edits]
     sentence = (
-        "The number to quote, in points: the excess less that of the best control, image by image. Right of the line the map stays "
-        "more than the control named in grey, left of it less; an interval across the line shows neither. It does not say what "
-        "the map shows, only that it stays with its image."
+        "The number to quote, in points: the excess less that of the best control, image by image. The control is named in grey, "
+        "each map’s below its own. Right of the line the map is ahead, left of it the control; an interval across the line shows "
+        "neither. It does not say what the map shows, only that it stays with its image."
     )
-    svg = dot_chart("above the best control", groups, POINTS, legend=_legend(scores, "best control"), line=0.0)
-    return Figure(svg, sentence)
+    svg = dot_chart("above the best control", groups, POINTS, legend=_legend(scores, False, True), line=0.0)
+    return Figure(svg, _with_few(sentence, groups))
 
 
 def _score_tables(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> list[Table]:
@@ -228,15 +230,12 @@ def _score_tables(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> li
             "the best "
             f"control, over the {numbers['beside_controls']['n']:,} that all controls were scored on: the columns need not add up. "
         )
-    if scores.same_map:
-        names = ", ".join(source_label(name) for name in scores.same_map)
-        note += f"Not among the controls: {names}. What is random there lies behind the map, which is the same. "
-    if left := beside.get("not_recomputed"):
-        names = ", ".join(source_label(name) for name in left)
-        note += f"{names}: too costly to compute anew on networks with random weights; it lacks those controls."
+    note += f"{same_map_note(scores)} "
+    note += left_out_words(beside.get("not_recomputed", ()), scores.controls_of, source_label)
     shared = ["score, %", "excess, %", "above the best control, points", "best control"]
     return [
-        Table(f"Scores at cosine {QUOTED}", ["edit", "map", "prediction stays", *shared], rows, note),
+        Table(f"Scores at cosine {QUOTED}", ["edit", "map", "prediction stays", *shared], rows, note.strip()),
+        *_drawn_table(scores),
         Table("Every cosine and every radius", ["edit", "map", "cosine", "images", *shared], every, folded=True),
         *([_control_table(scores, edits)] if scores.controls else []),
         *([cosines] if (cosines := mean_cosines(scores, edits)) else []),
@@ -252,85 +251,43 @@ def _cells(scores: ScoreRecord, key: Key, threshold: str) -> list[str]:
     """Score, excess, how far it stands above the best control, and which that is."""
     control, difference = scores.over_control(key, threshold)
     score, excess = (BARE.estimate(scores.estimate(kind, key, threshold)) for kind in ("score", "excess"))
-    return [score, excess, POINTS.estimate(difference), "–" if None in (control, difference) else source_label(str(control))]
+    few = " (too few)" if scores.few(key) and difference is not None else ""
+    named = "–" if None in (control, difference) else source_label(str(control).partition("@")[0])
+    return [score, excess, POINTS.estimate(difference) + few, named]
+
+
+def _drawn_table(scores: ScoreRecord) -> list[Table]:
+    """The own map beside the controls made without the network on all images, where those are more than all controls were on."""
+    whole, beside = (scores.numbers.get(part, {}).get("n", 0) for part in ("consistency", "beside_controls"))
+    if not scores.above_drawn or not beside or whole <= beside:
+        return []
+    rows = []
+    for (_, name, size), one in scores.above_drawn.items():
+        best = one["thresholds"].get(QUOTED, {}).get("excess", {})
+        control, difference = best.get("control"), best.get("difference")
+        shown = POINTS.estimate(difference) + (" (too few)" if difference and one["unchanged"] < LEAST else "")
+        named = "–" if control is None else source_label(control)
+        rows.append([edit_label(name, size), f"{one['unchanged']:,} of {whole:,}", shown, named])
+    note = "More images, fewer controls: networks with random weights are not among them, so the number to quote is the one above."
+    columns = ["edit", "prediction stays", "above the best control, points", "best control"]
+    return [Table(f"The own map on all {whole:,} images, beside the controls made without the network", columns, rows, note, True)]
 
 
 def _control_table(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> Table:
     def cell(source: str, edit: tuple[str, float]) -> str:
-        score, excess = (_value(scores, kind, source, edit) for kind in ("score", "excess"))
+        score, excess = (scores.beside(kind, source, edit) for kind in ("score", "excess"))
         return "–" if score is None or excess is None else f"{PERCENT.number(score[0])} / {PERCENT.number(excess[0])}"
 
-    sources = [*scores.scored, *scores.controls, *scores.same_map]
+    counted = [*scores.scored, *scores.controls]
+    shown = dict.fromkeys([*scores.same_map, *(source for source, _, _ in scores.same_images if source not in counted)])
     rows = [
-        [source_label(source) + (" (same map, no control)" if source in scores.same_map else ""), *(cell(source, e) for e in edits)]
-        for source in sources
+        [source_label(source) + (" (no control)" if source in shown else ""), *(cell(source, e) for e in edits)]
+        for source in [*counted, *shown]
     ]
-    what = "; ".join(f"{source_label(name)}: {control_words(name)}" for name in scores.controls)
+    what = dict.fromkeys(f"{source_label(name.partition('@')[0])}: {control_words(name)}" for name in [*scores.controls, *shown])
     caption = f"Every control: score / excess at cosine {QUOTED}, in per cent"
-    return Table(caption, ["map", *(edit_label(*edit) for edit in edits)], rows, f"What they are. {what}.", folded=True)
-
-
-def _sweep(scores: ScoreRecord) -> Section | None:
-    if not scores.scored:
-        return None
-    source, drawn, said = scores.scored[0], [], []
-    for name, kept in (("low frequencies", "below"), ("high frequencies", "from")):
-        known = scores.same_images or scores.rows
-        radii = sorted(size for one, edit, size in known if (one, edit) == (source, name))
-        radii = [radius for radius in radii if _value(scores, "score", source, (name, radius)) is not None]
-        if len(radii) < RADII:
-            continue
-        drawn.append(_sweep_figure(scores, source, name, kept, radii))
-        found = {
-            radius: None if scores.above.get((source, name, radius), {}).get("unchanged", 0) < LEAST
-            else scores.over_control((source, name, radius))[1]
-            for radius in radii
-        }  # fmt: skip
-        more, less = (_listed(radii, found, sign) for sign in (1, -1))
-        count = f"at {more} of {len(radii)} radii, less at {less}"
-        said.append(f"Of {name} alone {who_is(scores.own, source)} stays more than the best control {count}.")
-    if not drawn:
-        return None
-    lead = "Only a part of the image’s frequencies is kept. " + " ".join(said if scores.above else [])
-    return Section("sweep", "How much may the image lose?", lead.strip(), drawn)
-
-
-def _listed(radii: Sequence[float], found: Mapping[float, Estimate | None], sign: int) -> str:
-    """``"2 (2, 4)"``: radii where the differences are above 0 (``sign`` 1) or below (-1) with their whole interval."""
-    there = [radius for radius in radii if (value := found[radius]) is not None and min(sign * value[1], sign * value[2]) > 0]
-    return f"{len(there)} ({', '.join(f'{radius:g}' for radius in there)})" if there else "none"
-
-
-def _sweep_figure(scores: ScoreRecord, source: str, name: str, kept: str, radii: Sequence[float]) -> Figure:
-    def line(label: str, colour: str, values: Sequence[Estimate | None], dash: str | None = None, band: bool = True) -> Line:
-        known = [(radius, value) for radius, value in zip(radii, values) if value is not None]
-        ends = [(r, 100 * v[1], 100 * v[2]) for r, v in known if band and not math.isnan(v[1] + v[2])]
-        return Line(label, colour, [(r, 100 * v[0]) for r, v in known], dash, band=ends if len(ends) > 1 else (), dots=not dash)
-
-    bests = [scores.over_control((source, name, radius))[0] for radius in radii]
-    control = [None if best is None else _value(scores, "excess", best, (name, radius)) for best, radius in zip(bests, radii)]
-    own = [_value(scores, "excess", source, (name, radius)) for radius in radii]
-    score = [_value(scores, "score", source, (name, radius)) for radius in radii]
-    label = "own map" if source == scores.own else source_label(source)
-    lines = [
-        *([line("best control", CONTROL, control)] if any(value is not None for value in control) else []),
-        line(f"{label}, score", ACCENT, score, "4 3", band=False),
-        line(label, ACCENT, own),
-    ]
-    lowest = min([low for one in lines for _, low, _ in one.band] + [0.0])
-    rows = {radius: scores.same_images.get((source, name, radius)) or scores.rows[source, name, radius] for radius in radii}
-    stays = [(radius, f"{100 * row['unchanged_share'][0]:.0f}\u00a0%") for radius, row in rows.items() if row["unchanged_share"]]
-    named = dict.fromkeys(source_label(best) for best in bests if best is not None)
-    sentence = f"Excess at cosine {QUOTED}, with 95\u00a0% intervals, over the radius in cycles an image. "
-    if named:
-        sentence += f"The best control is chosen anew at every radius ({', '.join(named)}). "
-    sentence += "Where much is lost few predictions stay, and a point says little."
-    pad = 0.06 * (radii[-1] - radii[0])
-    svg = curve_chart(
-        f"only {name} kept: excess", lines, x_label=f"kept {kept} this radius", x=(radii[0] - pad, radii[-1] + pad),
-        y=(lowest, 104.0), x_ticks=[(radius, f"{radius:g}") for radius in radii], second_ticks=("stays", stays),
-    )  # fmt: skip
-    return Figure(svg, sentence)
+    note = f"What they are. {'; '.join(what)}."
+    return Table(caption, ["map", *(edit_label(*edit) for edit in edits)], rows, note, folded=True)
 
 
 def _pictures(scores: ScoreRecord) -> Section | None:

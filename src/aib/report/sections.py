@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aib.report import figures
-from aib.report.compare import CONTROLS, MEASURES, Table, measured, own_map
+from aib.report.compare import CONTROLS, MEANINGS, MEASURES, Table, measured, own_map
 from aib.report.confusion import confusion_figure, worst_pairs
 from aib.report.parts import Figure, Number, Section
 from aib.report.read import RunRecord
@@ -72,7 +72,7 @@ def _localisation(record: RunRecord) -> Section | None:
     drawn = []
     for measure, title in MEASURES.items():
         values = measured(maps, measure)
-        rows = [(name, colours[name], values[name]) for name in order if name in values]
+        rows = [(name, colours[name], _of_chance(name, values[name])) for name in order if name in values]
         if rows:
             drawn.append(Figure(figures.interval_bars(title, rows), MEANINGS[measure]))
     excluded = found.get("excluded", 0)
@@ -81,13 +81,9 @@ def _localisation(record: RunRecord) -> Section | None:
     return Section("localisation", "Does it look at the right thing?", lead, drawn)
 
 
-MEANINGS = {
-    "pointing_game": "How often the brightest place of the map lies on the object; tied maxima share the point. It says nothing "
-    "about the rest of the map.",
-    "energy": "How much of the map's sum lies on the object. A map that is bright everywhere scores the object's share of the "
-    "image.",
-    "iou": "The object against the map's brightest pixels, as many as the object has; ties broken at random and averaged.",
-}
+def _of_chance(name: str, values: Sequence[float]) -> Sequence[float]:
+    """Chance is known from the masks, and has no interval."""
+    return (values[0], math.nan, math.nan) if name == "chance" else values
 
 
 def _localisation_lead(maps: Mapping[str, Any], shown: str | None) -> str:
@@ -108,13 +104,18 @@ def _localisation_lead(maps: Mapping[str, Any], shown: str | None) -> str:
 
 
 def _ablation(record: RunRecord) -> Section | None:
-    errors = (record.evaluation or {}).get("map_ablation")
-    if not errors or "original" not in errors:
+    """With the intervals of the scores where the run has them; the evaluation has none."""
+    plain_errors = (record.evaluation or {}).get("map_ablation") or {}
+    scored = {} if record.scores is None else record.scores.numbers.get("map_ablation", {})
+    scored = {name: value for name, value in scored.items() if value is not None}
+    errors = scored if "original" in scored else {name: (error, math.nan, math.nan) for name, error in plain_errors.items()}
+    if "original" not in errors:
         return None
     lead = "The map was replaced while the rest of the network stayed as trained."
     if "shuffled_images" in errors:
-        cost = 100 * (errors["shuffled_images"] - errors["original"])
-        change = f"error {percent(errors['original'])} becomes {percent(errors['shuffled_images'])}"
+        before, after = (errors[name] for name in ("original", "shuffled_images"))
+        cost = 100 * (after[0] - before[0])
+        change = f"error {_with_interval(before)} becomes {_with_interval(after)}"
         if cost >= HARDLY_USED:
             lead = f"Shuffling the maps across images costs {cost:.1f} points of accuracy: {change}."
         else:
@@ -123,7 +124,18 @@ def _ablation(record: RunRecord) -> Section | None:
         "Error with the model's own map and with maps that tell it nothing about this image. A long bar means that the network "
         "relies on the map; it does not mean that the map is right."
     )
+    if errors is scored:
+        sentence += " On the images of aib score, with 95\u00a0% intervals"
+        if record.evaluation is not None and {"original", "shuffled_images"} <= plain_errors.keys():
+            first, last = (percent(plain_errors[name]) for name in ("original", "shuffled_images"))
+            sentence += f"; on the {record.evaluation['n']:,} of aib eval it goes from {first} to {last} under another image's map"
+        sentence += "."
     return Section("ablation", "Is the map used?", lead, [Figure(figures.ablation_bars(errors), sentence)])
+
+
+def _with_interval(values: tuple[float, float, float]) -> str:
+    mean, low, high = values
+    return percent(mean) + ("" if math.isnan(low + high) else f" ({interval((low, high))})")
 
 
 def _errors(record: RunRecord) -> Section | None:
