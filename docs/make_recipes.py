@@ -31,7 +31,7 @@ from aib.classifier import AttentiveClassifier
 from aib.data.benchmarks import BENCHMARKS
 from aib.data.cub import SIDE
 from aib.models.registry import create_model, option_defaults
-from aib.paper.tables import NOT_RUN, on_mean_path, published, read_runs, table1, unchanged
+from aib.paper.tables import NOT_RUN, counted, published, read_runs, table1
 from aib.train.config import MACHINE, ModelConfig, config_from_dict, config_to_dict
 from aib.train.convert import published_normalization
 
@@ -166,14 +166,11 @@ def recipes(runs: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
 
 def hardware_and_time(runs: list[dict[str, str]], name: str) -> str:
     """What the recorded runs of a recipe, unchanged, were trained on and for how long on average; `NOT_RUN` without one."""
-    trained = {
-        run["seed"]: run for run in runs
-        if run["recipe"] == name and unchanged(run) and on_mean_path(run) and run["split"] == "test"
-    }  # fmt: skip
+    trained = counted(runs, name)
     if not trained:
         return NOT_RUN
-    hours = statistics.fmean(float(run["seconds"]) for run in trained.values()) / 3600
-    return f"{', '.join(sorted({run['hardware'] for run in trained.values()}))}, {hours:.1f} hours a run"
+    hours = statistics.fmean(float(run["seconds"]) for run in trained) / 3600
+    return f"{', '.join(sorted({run['hardware'] for run in trained}))}, {hours:.1f} hours a run"
 
 
 def _short_arrays(text: str) -> str:

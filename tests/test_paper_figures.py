@@ -16,8 +16,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from aib.cli import main
-from aib.paper.figures import figure3, figure4
+from aib.paper.figures import _own_sizes, figure3, figure4
 from aib.report.style import COLOUR_MAP
+from aib.train.config import config_from_dict
 from aib.train.loop import train
 from aib.train.run_data import open_run_data
 from aib.train.run_folder import RunFolder
@@ -146,6 +147,26 @@ def test_a_recipe_that_leaves_k_and_q_to_the_model_has_a_point_there(kept: list[
     recorded = [{**row(options, 0, 0.05), "recipe": recipe} for options in ("", "--anchors 50", "--latent-dim 64")]
     figure4(recorded, recipe, tmp_path / "four.png")
     assert {"20", "50", "64", "256"} <= set(legible(kept[0]))
+
+
+def test_a_seed_counts_once_however_the_machine_computed_it(kept: list[Figure], tmp_path: Path) -> None:
+    recorded = [
+        row("", 0, 0.05), row("--precision bf16-mixed", 0, 0.07), row("--devices 2", 0, 0.09),
+        row("--beta 0.0", 0, 0.06), row("--beta 0.0 --compile", 0, 0.5),
+    ]  # fmt: skip
+    said = figure4(recorded, "paper/cifar10/vgg_aib_qt", tmp_path / "four.png")
+    assert "one seed: no interval" in said
+    (line,) = kept[0].axes[0].lines[:1]
+    assert list(line.get_ydata()) == [6.0, 5.0]
+
+
+def test_the_papers_own_q_goes_by_the_classes_of_the_data() -> None:
+    def q(data: str, model: str = "vgg_aib_qt") -> int | None:
+        return _own_sizes(config_from_dict({"data": {"data": data}, "model": {"model": model}}))["anchors"]
+
+    assert [q("cifar10"), q("cifar100"), q("cub200"), q("svhn")] == [20, 50, 50, 20]
+    assert [q("cifar10", "wrn_aib_qt"), q("cifar100", "wrn_aib_qt")] == [50, 20]
+    assert (q("photos"), q("photos", "vgg_aib_qt_cub")) == (None, 20)  # unknown, and the same for any number of classes
 
 
 @pytest.mark.parametrize(

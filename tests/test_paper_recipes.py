@@ -111,11 +111,13 @@ def test_what_a_recipe_says_of_its_network_is_what_the_network_has_by_itself(nam
 
 def test_hardware_and_time_are_those_of_the_runs_that_count(maker: ModuleType) -> None:
     name = "paper/svhn/vgg"
-    base = {"recipe": name, "split": "test", "samples": "", "hardware": "NVIDIA H100", "seconds": "7200", "seed": "0"}
+    base = {"recipe": name, "model": "vgg", "data": "svhn", "split": "test", "samples": "", "hardware": "NVIDIA H100",
+            "seconds": "7200", "seed": "0"}  # fmt: skip
     run = {**base, "command": f"aib train --recipe {name} --seed 0"}
     other = {**run, "seed": "1", "seconds": "10800", "command": f"aib train --recipe {name} --seed 1"}
     short = {**run, "seed": "2", "seconds": "1", "command": f"aib train --recipe {name} --epochs 1 --seed 2"}
-    assert maker.hardware_and_time([run, other, short, {**run, "recipe": "mine"}], name) == "NVIDIA H100, 2.5 hours a run"
+    network = {**run, "seed": "3", "seconds": "1", "model": "vgg_cbam", "command": f"{run['command']} --model vgg_cbam"}
+    assert maker.hardware_and_time([run, other, short, network, {**run, "recipe": "mine"}], name) == "NVIDIA H100, 2.5 hours a run"
     assert maker.hardware_and_time([short], name) == "not run"
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import csv
+from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
+from torchvision.models import wide_resnet50_2
 
 from aib.cli import main
+from aib.commands.table import _parts
+from aib.models import create_model
 from aib.paper.scores import compare_scores, read_scores, table2
-from aib.paper.tables import NOT_RUN, compare_runs, published, read_runs, table1, table3, table4
+from aib.paper.sizes import table3, table4
+from aib.paper.tables import NOT_RUN, PaperTable, compare_runs, numbered, published, read_runs, table1
 from aib.train.record import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +33,12 @@ def run(recipe: str, seed: int, error: float, *, model: str = "vgg_aib", options
 def cell(table, row: str, column: str) -> str:
     (values,) = [values for values in table.rows if values[0] == row]
     return values[table.columns.index(column)]
+
+
+@cache
+def sizes() -> tuple[PaperTable, PaperTable]:
+    """Tables 3 and 4, counted once."""
+    return table3(), table4(latency=False)
 
 
 def test_published_values_are_complete() -> None:
@@ -43,7 +57,7 @@ def test_table_1_counts_runs_of_its_own_recipes_unchanged() -> None:
         run(recipe, 0, 0.55, evaluated_on="stl10-by-index"), run(recipe, 1, 0.15, evaluated_on="stl10"),
         run(recipe, 0, 0.05, split="val"), run(recipe, 0, 0.04, samples="4x4"),
         run("reference/cifar10/vgg_aib", 0, 0.2),
-        run("paper/cifar10/vgg", 0, 0.08, options="--precision bf16-mixed --channels-last True --devices 2 --compile"),
+        run("paper/cifar10/vgg", 0, 0.08, model="vgg", options="--precision bf16-mixed --channels-last True --devices 2 --compile"),
     ]  # fmt: skip
     found = table1(runs)
     assert cell(found, "vgg_aib", "cifar10") == "4.28 / 6.00 [3.52, 8.48] (3)"  # t with 2 degrees of freedom: 4.303 / sqrt(3)
@@ -55,6 +69,50 @@ def test_table_1_counts_runs_of_its_own_recipes_unchanged() -> None:
     assert cell(table1(runs, "reference"), "vgg", "cifar10").endswith("/ 8.00 (1)")  # the conventions do not differ
     with pytest.raises(ValueError, match="convention is 'theirs'; it must be paper or reference"):
         table1(runs, "theirs")
+
+
+def test_table_1_counts_no_other_network_and_no_other_data() -> None:
+    vgg, cub = "paper/cifar10/vgg", "paper/cub200/vgg"
+    others = [
+        run(vgg, 0, 0.5, model="vgg_cbam", options="--model vgg_cbam"),
+        run(vgg, 1, 0.5, model="vgg@layer3", options="--attend layer3"),
+        run(vgg, 2, 0.5, model="vgg", data="svhn", evaluated_on="stl10-by-index"),
+        run(cub, 0, 0.5, model="vgg", data="cub200", evaluated_on="cub200", options="--model vgg"),
+    ]
+    assert table1(others).rows == table1([]).rows
+    own = [
+        run(vgg, 0, 0.08, model="vgg", options="--model vgg"),
+        run(cub, 0, 0.3, model="vgg_cub", data="cub200", evaluated_on="cub200"),
+    ]
+    found = table1([*others, *own])
+    assert cell(found, "vgg", "cifar10") == "7.77 / 8.00 (1)"
+    assert cell(found, "vgg", "cub200") == "34.64 / 30.00 (1)"
+    assert cell(found, "vgg", "stl10_test") == f"55.09 / {NOT_RUN}"
+
+
+def test_of_several_runs_of_a_seed_the_plainest_then_the_newest_counts() -> None:
+    recipe = "paper/cifar10/vgg_aib"
+    old, new = {"date": "2026-01-01"}, {"date": "2026-02-01"}
+    plain = [run(recipe, 0, 0.06, **new), run(recipe, 0, 0.05, **old)]
+    half, two = run(recipe, 0, 0.07, options="--precision bf16-mixed", **old), run(recipe, 0, 0.08, options="--devices 2", **new)
+    for runs, counts in (([*plain, half, two], "6.00"), ([two, half, *plain], "6.00"), ([two, half], "8.00"), ([half], "7.00")):
+        assert cell(table1(runs), "vgg_aib", "cifar10") == f"4.28 / {counts} (1)"
+        assert [row[1] for row in compare_runs(runs, recipe).rows] == [f"{counts} (1)"]
+
+
+def test_table_1_takes_the_papers_protocol() -> None:
+    recipe = "paper/cifar10/vgg_aib"
+    runs = [
+        run(recipe, 0, 0.05), run(recipe, 0, 0.045, samples="4x4"), run(recipe, 1, 0.055, samples="4x4"),
+        run(recipe, 0, 0.9, samples="1x1"), run("paper/cifar10/vgg", 0, 0.08, model="vgg"),
+    ]  # fmt: skip
+    mean, sampled = table1(runs), table1(runs, protocol="sampled")
+    assert cell(mean, "vgg_aib", "cifar10") == "4.28 / 5.00 (1)"
+    assert cell(sampled, "vgg_aib", "cifar10").startswith("4.28 / 5.00 [")  # the mean of 4.5 and 5.5
+    assert cell(mean, "vgg", "cifar10") == cell(sampled, "vgg", "cifar10") == "7.77 / 8.00 (1)"  # it draws nothing
+    assert compare_runs(runs, recipe, protocol="sampled").rows[0][1].startswith("5.00 [")
+    with pytest.raises(ValueError, match="protocol is 'drawn'; it must be mean or sampled"):
+        table1(runs, protocol="drawn")
 
 
 def test_runs_of_one_recipe_are_compared_by_seed() -> None:
@@ -145,16 +203,45 @@ def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_tables_3_and_4_explain_every_difference() -> None:
-    for table, tolerance in ((table3(), 0.0051), (table4(latency=False), 0.0051)):
+    for table, tolerance in zip(sizes(), (0.0051, 0.0051)):
         here, ours = table.columns.index("published"), table.columns.index("ours")
         assert len(table.rows) == len(published("sizes"))
         for row in table.rows:
             differs = row[here] != "–" and abs(float(row[here]) - float(row[ours])) > tolerance
             assert bool(row[-1]) == differs, row
-    for line, row in zip(published("sizes"), table4(latency=False).rows, strict=True):
+    for line, row in zip(published("sizes"), sizes()[1].rows, strict=True):
         assert float(row[4]) == pytest.approx(float(line["gmac_exact"]), abs=1.01e-6)
-    for line, row in zip(published("sizes"), table3().rows, strict=True):
-        assert float(row[3]) == pytest.approx(float(line["params_m_exact"]) - 20.736 * (line["model"] == "wrn_aib_cub"), abs=1e-7)
+    for line, row in zip(published("sizes"), sizes()[0].rows, strict=True):
+        unused = 20.736 * line["model"].startswith("wrn_aib") * line["model"].endswith("_cub")
+        assert float(row[3]) == pytest.approx(float(line["params_m_exact"]) - unused, abs=1e-7)
+    assert "unexplained" not in {row[-1] for table in sizes() for row in table.rows}
+
+
+def test_the_reasons_of_table_3_give_the_printed_numbers() -> None:
+    printed = {(line["model"], line["classes"]): line["params_m_paper"] for line in published("sizes")}
+    with torch.device("meta"):
+        for name in ("vgg_aib", "vgg_aib_qt"):
+            for classes in (10, 100):
+                model = create_model(name, classes)
+                state, own = (sum(t.numel() for t in found) for found in (model.state_dict().values(), model.parameters()))
+                assert state - own == 10_511
+                assert f"{state / 1e6:.2f}" == printed[name, str(classes)] != f"{own / 1e6:.2f}"
+        third = sum(parameter.numel() for parameter in wide_resnet50_2().layer3.parameters())
+        ours = sum(parameter.numel() for parameter in create_model("wrn_aib_cub", 200).parameters())
+    assert third == 20_736_000
+    assert f"{(ours + third) / 1e6:.2f}" == printed["wrn_aib_cub", "200"]
+
+
+def test_reasons_are_said_once_below_the_table() -> None:
+    _, table = sizes()
+    short = numbered(table)
+    assert short.columns[-1] == "note"
+    assert {row[-1] for row in short.rows} == {"", "(1)", "(2)"}
+    assert [row[:-1] for row in short.rows] == [row[:-1] for row in table.rows]
+    for long_row, row in zip(table.rows, short.rows, strict=True):
+        if row[-1]:
+            assert f"{row[-1]} {long_row[-1]}" in short.notes
+    assert numbered(table1([])) == table1([])
 
 
 def test_the_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,12 +252,30 @@ def test_the_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["table", "3", "--out", str(tmp_path / "t.csv")]) == 0
     with (tmp_path / "t.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(published("sizes"))
+    assert "self.tmp_layer" in (tmp_path / "t.csv").read_text()
     assert main(["table", "5"]) == 2
+    assert main(["table", "3", "--out", str(tmp_path / "t.md")]) == 0
+    assert capsys.readouterr().out.count("model_qt.py") == 2 * (tmp_path / "t.md").read_text().count("model_qt.py") == 2
     assert main(["table", "1", "--out", str(tmp_path / "t.tex")]) == 2
     assert "must end in .csv or .md" in capsys.readouterr().err
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     assert main(["table", "1", "--runs", str(tmp_path / "bad.csv")]) == 2
     assert "is not a table of runs: it has no column command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_keeps_its_names_and_numbers_whole_on_a_narrow_terminal(width: int) -> None:
+    runs = [run("paper/cifar10/vgg_aib_qt", seed, 0.05 + seed / 100, model="vgg_aib_qt") for seed in range(3)]
+    for table in (table1(runs), *([*map(numbered, sizes()), table2([])] if width >= 80 else [])):  # by model alone, or not
+        console = Console(width=width, file=StringIO())
+        parts = _parts(table, console)
+        for part in parts:
+            console.print(part)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        text = " ".join(lines).split()
+        assert {word for row in table.rows for cell in row for word in cell.split()} <= set(text)
+    assert len(_parts(table1([]), Console(width=width))) == {60: 3, 80: 2, 120: 1}[width]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +285,7 @@ def test_the_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.Monke
         (["1", "--versus", "vgg"], "--versus goes with --recipe"),
         (["1", "--recipe", "mine", "--convention", "reference"], "--convention is for table 1, without --recipe"),
         (["3", "--convention", "reference"], "--convention is for table 1"),
+        (["2", "--protocol", "sampled"], "--protocol is for table 1"),
         (["3", "--recipe", "mine"], "--recipe is for tables 1 and 2"),
         (["1", "--threshold", "0.85"], "--threshold is for table 2"),
         (["2", "--threshold", "0.8"], "threshold is 0.8; it must be one of 0.85, 0.9, 0.95"),

@@ -14,6 +14,9 @@ import tyro
 from aib.commands.options import parse_options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from aib.paper.tables import PaperTable
 
 THRESHOLDS = ("0.85", "0.9", "0.95")
@@ -31,6 +34,8 @@ class TableOptions:
     """Recorded scores, for table 2."""
     convention: Literal["paper", "reference"] = "paper"
     """Recipes as the paper writes them, or as its published code runs them."""
+    protocol: Literal["mean", "sampled"] = "mean"
+    """For table 1: errors on the mean path, or as the paper tests, over 4 x 4 draws (aib eval RUN --samples 4 4 --record)."""
     recipe: str | None = None
     """Instead of the paper's recipes: all recorded runs (table 1) or scores (table 2) of this one."""
     threshold: float = 0.9
@@ -53,34 +58,80 @@ def run(arguments: Sequence[str]) -> None:
 
     _check(options)
 
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from aib.paper.scores import compare_scores, read_scores, table2
-    from aib.paper.tables import compare_runs, read_runs, table1, table3, table4
+    from aib.paper.sizes import table3, table4
+    from aib.paper.tables import compare_runs, numbered, read_runs, table1
     from aib.train.device import choose_device
 
     if options.number == 1:
         runs = read_runs(options.runs)
-        found = compare_runs(runs, options.recipe, options.versus) if options.recipe else table1(runs, options.convention)
+        if options.recipe:
+            found = compare_runs(runs, options.recipe, options.versus, options.protocol)
+        else:
+            found = table1(runs, options.convention, options.protocol)
     elif options.number == 2:
         scores, threshold = read_scores(options.scores), f"{options.threshold:g}"
         found = compare_scores(scores, options.recipe, threshold, options.versus) if options.recipe else table2(scores, threshold)
     else:
         found = table3() if options.number == 3 else table4(options.latency, device=choose_device(options.device))
-    table = Table(*found.columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in found.rows:
-        table.add_row(*row)
+    short = numbered(found)
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:  # a file or a pipe has no width to keep to
+    wide = not console.is_terminal  # a file or a pipe has no width to keep to
+    if wide:
         console = Console(highlight=False, markup=False, width=200)
-    console.print(found.title, style="bold", soft_wrap=True)  # a title of the table itself is broken at the table's width
-    console.print(table)
-    console.print("\n".join(found.notes), soft_wrap=True)
+    console.print(short.title, style="bold", soft_wrap=wide)  # a title of the table itself is broken at the table's width
+    for part in _parts(short, console):
+        console.print(part)
+    console.print("\n".join(short.notes), soft_wrap=wide)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(_as_text(found, options.out.suffix), encoding="utf-8")
+        options.out.write_text(_as_text(found if options.out.suffix == ".csv" else short, options.out.suffix), encoding="utf-8")
+
+
+GAP = 2
+"""Spaces between columns."""
+
+
+def _parts(table: PaperTable, console: Console) -> list[Table]:
+    """The table, or one below the other as many parts of its columns as the console's width takes.
+
+    The first column stands in every part, so a table is parted only where that tells its rows apart; in others cells are broken.
+    """
+    from rich import box
+    from rich.table import Table
+
+    natural = [max(map(len, cells)) for cells in zip(table.columns, *table.rows)]
+    space = console.width - 2  # the box takes the first and the last
+    groups = [[0]]
+    for column in range(1, len(natural)):
+        width = sum(natural[other] + GAP for other in groups[-1]) + natural[column]
+        if len(groups[-1]) > 1 and width > space and len({row[0] for row in table.rows}) == len(table.rows):
+            groups.append([0])
+        groups[-1].append(column)
+    parts = []
+    for group in groups:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        cells = [[table.columns[column], *(row[column] for row in table.rows)] for column in group]
+        for cell, fixed in zip(cells, _widths(cells, space - GAP * (len(group) - 1))):
+            made.add_column(cell[0], width=fixed, overflow="fold")
+        for row in table.rows:
+            made.add_row(*(row[column] for column in group))
+        parts.append(made)
+    return parts
+
+
+def _widths(columns: Sequence[Sequence[str]], space: int) -> Sequence[int | None]:
+    """Widths at which no word is broken; None for each where there is no space for that."""
+    natural = [max(map(len, cells)) for cells in columns]
+    widths = [max(len(word) for cell in cells for word in cell.split() or [""]) for cells in columns]
+    widths[0] = natural[0]
+    if sum(widths) > space:
+        return [None] * len(columns)
+    while sum(widths) < min(space, sum(natural)):  # a space more for the column that lacks most
+        widths[max(range(len(widths)), key=lambda i: natural[i] - widths[i])] += 1
+    return widths
 
 
 def _check(options: TableOptions) -> None:
@@ -94,6 +145,7 @@ def _check(options: TableOptions) -> None:
         ("runs", "is for table 1", options.number == 1),
         ("scores", "is for table 2", options.number == 2),
         ("threshold", "is for table 2", options.number == 2),
+        ("protocol", "is for table 1", options.number == 1),
         ("convention", "is for table 1, without --recipe", options.number == 1 and options.recipe is None),
         ("recipe", "is for tables 1 and 2", options.number <= 2),
         ("versus", "goes with --recipe", options.recipe is not None and options.number <= 2),

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from aib.classifier import AttentiveClassifier
 from aib.data.augment import normalize
+from aib.data.benchmarks import BENCHMARKS
 from aib.data.bundle import DataBundle
 from aib.interpret.edits import colour_window
 from aib.interpret.intervals import mean_interval
 from aib.models import create_model, model_names
-from aib.paper.tables import changes, on_mean_path
+from aib.paper.tables import changes, on_protocol, one_a_seed
 from aib.report.style import COLOUR_MAP, SERIES
-from aib.train.config import ModelConfig
+from aib.train.config import TrainConfig
 from aib.train.weights import LoadedRun
 
 __all__ = ["figure3", "figure4", "figure5"]
@@ -29,6 +30,8 @@ __all__ = ["figure3", "figure4", "figure5"]
 PANELS = {"beta": ("beta", "0.01"), "latent_dim": ("K", "256"), "anchors": ("Q", "20 to 50")}
 """Options that figure 4 varies: symbol, and the best value the paper reports."""
 
+CLASSES = {"clutter": 10, "cub200": 200, **{name: benchmark.classes for name, benchmark in BENCHMARKS.items()}}
+"""Classes of the data sets that are known by name."""
 
 ROWS = 4
 """Images shown unless asked otherwise."""
@@ -108,7 +111,7 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
 
     Args:
         runs: of `aib.paper.tables.read_runs`.
-        recipe: whose runs count: those with nothing else changed.
+        recipe: whose runs count: those with nothing else changed, one a seed (`aib.paper.tables.one_a_seed`).
         path: of the figure.
 
     Returns:
@@ -123,12 +126,13 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
     from aib.report.plots import NARROWEST, at_least
 
     config = load_recipe(recipe)
-    start = {"beta": config.optim.beta, **_own_sizes(config.model)}
-    found: dict[str, dict[float, list[float]]] = {name: {} for name in PANELS}
+    start = {"beta": config.optim.beta, **_own_sizes(config)}
+    data = Path(config.data.data).stem
+    found: dict[str, dict[float, list[Mapping[str, str]]]] = {name: {} for name in PANELS}
     for run in runs:
-        if run["recipe"] != recipe or run["split"] != "test" or run.get("evaluated_on", run["data"]) != run["data"]:
+        if run["recipe"] != recipe or run["split"] != "test" or {run["data"], run.get("evaluated_on", data)} != {data}:
             continue
-        if run["model"] != config.model.model or not on_mean_path(run):
+        if run["model"] != config.model.model or not on_protocol(run):
             continue
         options = dict(change.split(" ", 1) for change in changes(run) if " " in change)
         if len(options) > 1 or len(options) != len(changes(run)):
@@ -137,8 +141,11 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
             flag = name.replace("_", "-")
             value = options.get(flag, start[name] if not options else None)
             if value is not None:
-                found[name].setdefault(float(value), []).append(100 * float(run["error"]))
-    panels = {name: values for name, values in found.items() if len(values) > 1}
+                found[name].setdefault(float(value), []).append(run)
+    panels = {
+        name: {value: [100 * float(run["error"]) for run in one_a_seed(mine)] for value, mine in values.items()}
+        for name, values in found.items() if len(values) > 1
+    }  # fmt: skip
     if not panels:
         raise ValueError(
             f"no recorded runs of {recipe} differ in {', '.join(PANELS)} alone; "
@@ -169,17 +176,26 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
     return said
 
 
-def _own_sizes(model: ModelConfig) -> dict[str, int | None]:
-    """K and Q that a configuration leads to: a recipe may leave both to a model of the package."""
+def _own_sizes(config: TrainConfig) -> dict[str, int | None]:
+    """K and Q that a configuration leads to: a recipe may leave both to a model of the package.
+
+    What a model's own choice depends on is the number of classes. Where the name of the data does not tell it, a number stands only
+    if 10 and 100 classes agree on it.
+    """
+    model = config.model
     given = {"latent_dim": model.latent_dim, "anchors": model.anchors}
     if model.model not in model_names() or None not in given.values():
         return given
-    with torch.device("meta"):
-        built = create_model(model.model, 10, **{name: value for name, value in given.items() if value is not None})
-    if not isinstance(built, AttentiveClassifier):
-        return given
-    anchors = None if built.quantizer is None else built.quantizer.num_anchors
-    return {"latent_dim": built.bottleneck.latent_dim, "anchors": anchors}
+    known = CLASSES.get(config.data.data)
+    found: list[dict[str, int | None]] = []
+    for classes in (10, 100) if known is None else (known,):
+        with torch.device("meta"):
+            built = create_model(model.model, classes, **{name: value for name, value in given.items() if value is not None})
+        if not isinstance(built, AttentiveClassifier):
+            return given
+        anchors = None if built.quantizer is None else built.quantizer.num_anchors
+        found.append({"latent_dim": built.bottleneck.latent_dim, "anchors": anchors})
+    return {name: found[0][name] if found[0][name] == found[-1][name] else None for name in given}
 
 
 def figure5(plain: LoadedRun, quantized: LoadedRun, bundle: DataBundle, path: Path, *, rows: int = ROWS, seed: int = 0) -> str:

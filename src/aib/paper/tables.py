@@ -1,7 +1,4 @@
-"""Tables 1, 3 and 4 of the paper, published values beside ours; a cell that nobody has run says so.
-
-Table 1 reads recorded results; tables 3 and 4 are computed on the spot from the networks.
-"""
+"""Table 1 of the paper from recorded runs, published values beside ours; a cell that nobody has run says so."""
 
 from __future__ import annotations
 
@@ -10,35 +7,33 @@ import io
 import re
 import shlex
 import statistics
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from aib.classifier import Classifier
 from aib.data.texts import read_text
 from aib.interpret.intervals import mean_interval, paired_difference
-from aib.models import create_model
-from aib.recipes import list_recipes
-from aib.train.macs import count_macs
+from aib.models import model_names
+from aib.models.registry import takes
+from aib.recipes import list_recipes, load_recipe
 
 __all__ = [
     "NOT_RUN",
+    "WHY",
     "PaperTable",
     "changes",
     "compare_runs",
+    "counted",
     "mean_of_seeds",
+    "numbered",
+    "on_protocol",
+    "one_a_seed",
     "published",
     "read_recorded",
     "read_runs",
     "signed_interval",
     "table1",
-    "table3",
-    "table4",
     "unchanged",
 ]
 
@@ -46,30 +41,19 @@ FOLDER = Path(__file__).resolve().parent / "published"
 NOT_RUN = "not run"
 CONVENTIONS = ("paper", "reference")
 
-NO_CHANGE = (
-    "recipe", "seed", "data", "root", "model", "download", "workers", "precision", "channels-last", "compile",
-    "compile-mode", "devices", "accumulate",
-)  # fmt: skip
-"""Options of a recorded command that leave it a run of its recipe."""
+PROTOCOLS = {"mean": "", "sampled": "4x4"}
+"""By test protocol, the draws of attention and latent that a run is recorded with."""
+
+WHY = "why they differ"
+"""The column of reasons."""
+
+MACHINE = ("precision", "channels-last", "compile", "compile-mode", "devices", "accumulate")
+"""Options of a recorded command that say how a machine computes the run."""
+NO_CHANGE = ("recipe", "seed", "data", "root", "model", "download", "workers", *MACHINE)
+"""Options of a recorded command that are no change of its recipe; data and model are compared by their own columns."""
 
 GREATEST = 1e12
 """Bound of the numbers of a table of results, which are shares, bits and seeds."""
-
-NAMES = {"vgg_aib_cub": "vgg_aib (CUB)", "wrn_aib_cub": "wrn_aib (CUB)"}
-
-PARAMETER_REASONS = {
-    "wrn_aib_cub": "published: with a second copy of layer3 (20.74 M) that is never run",
-}
-MAC_REASONS = {
-    **dict.fromkeys(
-        ("wrn_aib", "wrn_aib_qt", "wrn_aib_cub"),
-        "published: a profiler counted branch and last group, each registered under two names, four times",
-    ),
-    "vgg_aib_cub": "published: with the additions of the biases (0.014)",
-}
-"""A profiler that hangs a counter on a module for each of its names, and adds up the counts by name, counts it 2 x 2 times: 12.376
-+ 3 (7.132 + 1.783) = 39.12 for wrn_aib, printed 39.14; 19.622 + 3 (8.224 + 2.209) = 50.92 for CUB, printed 50.97. The little that
-is left is what it counts of normalisation."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +64,16 @@ class PaperTable:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+
+
+def numbered(table: PaperTable) -> PaperTable:
+    """The table with the reasons of its last column as numbered notes below, each said once."""
+    if table.columns[-1] != WHY:
+        return table
+    reasons = list(dict.fromkeys(row[-1] for row in table.rows if row[-1]))
+    rows = tuple((*row[:-1], f"({reasons.index(row[-1]) + 1})" if row[-1] else "") for row in table.rows)
+    notes = tuple(f"({number}) {reason}" for number, reason in enumerate(reasons, start=1))
+    return replace(table, columns=(*table.columns[:-1], "note"), rows=rows, notes=(*notes, *table.notes))
 
 
 def published(name: str) -> list[dict[str, str]]:
@@ -138,18 +132,20 @@ def _check_row(row: Mapping[str | None, Any], number: int) -> None:
         raise ValueError(f"the command of row {number} is none: {error}") from None
 
 
-def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> PaperTable:
+def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper", protocol: str = "mean") -> PaperTable:
     """Test errors in per cent of every model on every data set.
 
     Args:
-        runs: of `read_runs`; those of the recipes ``CONVENTION/DATA/MODEL`` count, with no option changed.
+        runs: of `read_runs`; those of the recipes ``CONVENTION/DATA/MODEL`` count, see `counted`.
         convention: ``"paper"`` or ``"reference"``; where the two do not differ there is one recipe, under ``paper``.
+        protocol: ``"mean"`` or ``"sampled"``, see `on_protocol`.
 
     Raises:
-        ValueError: the convention is unknown.
+        ValueError: the convention or the protocol is unknown.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention is {convention!r}; it must be {' or '.join(CONVENTIONS)}")
+    _check_protocol(protocol)
     rows = []
     recipes = {recipe.name for recipe in list_recipes()}
     lines = published("table1")
@@ -161,55 +157,122 @@ def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper") -> Pape
             trained, evaluated = ("cifar10", "stl10-by-index") if data == "stl10" else (data, data)
             name = f"{trained}/{line['model']}"
             recipe = f"{convention}/{name}" if f"{convention}/{name}" in recipes else f"paper/{name}"
-            errors = {
-                run["seed"]: 100 * float(run["error"]) for run in runs
-                if run["recipe"] == recipe and unchanged(run) and on_mean_path(run)
-                and run.get("evaluated_on", run["data"]) == evaluated and run["split"] == (split or "test")
-            }  # fmt: skip
-            cells.append(f"{line[column] or '–'} / {mean_of_seeds(errors.values())}" if line[column] or errors else "–")
+            mine = counted(runs, recipe, evaluated, split or "test", protocol)
+            errors = [100 * float(run["error"]) for run in mine]
+            cells.append(f"{line[column] or '–'} / {mean_of_seeds(errors)}" if line[column] or errors else "–")
         rows.append((line["model"], *cells))
     return PaperTable(
         f"Table 1. Test error in per cent, published / ours ({convention} recipes)",
         ("model", *columns),
         tuple(rows),
         (
-            "ours: mean over seeds, 95 % t interval where there are several, and their number; selected on validation images, "
-            "mean path",
-            "STL-10: models trained on CIFAR-10, classes matched by index as in the published columns (aib eval RUN --data stl10 "
-            "--labels by-index); --labels by-name gives the honest number, over the nine classes that both have",
+            f"ours: mean over seeds, 95 % t interval where there are several, and their number; {TESTED[protocol]}; of several "
+            "runs of a seed the one without options of the machine counts, else the newest",
+            "trained on nine tenths of the training images (45,000 of CIFAR's 50,000): the others choose the epoch; the paper's "
+            "code trains on all of them and chooses by the test error",
+            "STL-10: models trained on CIFAR-10, classes matched by index as in the published columns: aib eval RUN --data stl10 "
+            "--labels by-index, with --split train for stl10_train; --labels by-name gives the honest number, over the nine "
+            "classes that both have",
         ),
     )
 
 
-def on_mean_path(run: Mapping[str, str]) -> bool:
-    """Whether a recorded evaluation took the deterministic mean path."""
-    return not run.get("samples")
+TESTED = {
+    "mean": "on the mean path (--protocol sampled: as the paper tests)",
+    "sampled": "as the paper tests, logits averaged over 4 draws of the attention and 4 of the latent for each (aib eval RUN "
+    "--samples 4 4); what draws nothing as it is",
+}
+"""By test protocol, what a note says of it."""
 
 
-def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | None = None) -> PaperTable:
+def counted(
+    runs: Iterable[Mapping[str, str]],
+    recipe: str,
+    evaluated_on: str | None = None,
+    split: str = "test",
+    protocol: str = "mean",
+) -> list[Mapping[str, str]]:
+    """The recorded runs that are a packaged recipe's own, one a seed (`one_a_seed`).
+
+    They are of its own network on its own data, with no option changed but where the data lie and how the machine computes.
+
+    Args:
+        runs: of `read_runs`.
+        recipe: its name.
+        evaluated_on: the data that the errors are of; by default those of the recipe.
+        split: and their split.
+        protocol: see `on_protocol`.
+    """
+    found = [run for run in runs if run["recipe"] == recipe and run["split"] == split and unchanged(run)]
+    if not found:
+        return []
+    config = load_recipe(recipe)
+    data = Path(config.data.data).stem
+    model = config.model.model + (f"@{config.model.attend}" if config.model.attend else "")
+    return one_a_seed(
+        run for run in found
+        if (run["model"], run["data"]) == (model, data) and run.get("evaluated_on", run["data"]) == (evaluated_on or data)
+        and on_protocol(run, protocol)
+    )  # fmt: skip
+
+
+def one_a_seed(runs: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """One of several runs of each seed: one without options of the machine before one with them, then the newest.
+
+    Arithmetic and the number of devices change a run by rounding only: counted as runs of their own they would make an interval
+    over seeds too narrow.
+    """
+    plainest_last = sorted(runs, key=lambda run: (not changes(run, MACHINE), run.get("date", "")))
+    return list({run["seed"]: run for run in plainest_last}.values())
+
+
+def on_protocol(run: Mapping[str, str], protocol: str = "mean") -> bool:
+    """Whether an error was recorded under a test protocol.
+
+    Args:
+        run: a recorded run.
+        protocol: ``"mean"``, the deterministic mean path; or ``"sampled"``, as the paper tests, logits averaged over 4 draws of the
+            attention and 4 of the latent for each. A network that draws nothing has one error for both.
+    """
+    samples = run.get("samples", "")
+    return samples == PROTOCOLS[protocol] or (not samples and not _draws(run["model"]))
+
+
+def _draws(model: str) -> bool:
+    """Whether a network has a latent to draw: told by its name, ``NETWORK`` or ``NETWORK@SITE``."""
+    return "@" in model or (model in model_names() and takes(model, "latent_dim"))
+
+
+def _check_protocol(protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is {protocol!r}; it must be {' or '.join(PROTOCOLS)}")
+
+
+def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | None = None, protocol: str = "mean") -> PaperTable:
     """All recorded runs of one recipe, whatever was changed on its command line, with paired differences.
 
     Args:
         runs: of `read_runs`.
         recipe: name of the recipe.
         first: label of the row that the others are compared with; the first one by default.
+        protocol: see `on_protocol`.
 
     Raises:
-        ValueError: there is no such run or row.
+        ValueError: there is no such run or row, or the protocol is unknown.
     """
-    groups: dict[str, dict[int, Mapping[str, str]]] = {}
+    _check_protocol(protocol)
+    found: dict[str, list[Mapping[str, str]]] = {}
     for run in runs:
-        if (
-            run["recipe"] == recipe
-            and run["split"] == "test"
-            and on_mean_path(run)
-            and run.get("evaluated_on", run["data"]) == run["data"]
-        ):
-            label = " ".join([run["model"], *changes(run)])
-            groups.setdefault(label, {})[int(run["seed"])] = run
+        own = run["split"] == "test" and run.get("evaluated_on", run["data"]) == run["data"]
+        if run["recipe"] == recipe and own and on_protocol(run, protocol):
+            found.setdefault(" ".join([run["model"], *changes(run)]), []).append(run)
+    groups = {label: {int(run["seed"]): run for run in one_a_seed(mine)} for label, mine in found.items()}
     if not groups:
         known = sorted({run["recipe"] for run in runs if run["recipe"]})
-        raise ValueError(f"no recorded run of the recipe {recipe!r}; there are runs of {', '.join(known) or 'none'}")
+        raise ValueError(
+            f"no recorded run of the recipe {recipe!r}{' with --samples 4 4' * (protocol == 'sampled')}; "
+            f"there are runs of {', '.join(known) or 'none'}"
+        )
     if first is not None and first not in groups:
         raise ValueError(f"no row {first!r}; there are {', '.join(groups)}")
     base = groups[first or next(iter(groups))]
@@ -227,49 +290,10 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
         f"Recorded runs of {recipe}: test error in per cent",
         ("model and changes", "error", f"minus {first or next(iter(groups))}", "rate (bits)"),
         tuple(rows),
-        ("means with 95 % t intervals over seeds (their number in brackets); differences are paired by seed",),
-    )
-
-
-def table3() -> PaperTable:
-    """Parameters in millions: published, counted, and why they differ."""
-    rows = []
-    for line in published("sizes"):
-        count = sum(parameter.numel() for parameter in _on_meta(line).parameters()) / 1e6
-        printed = line["params_m_paper"]
-        differs = bool(printed) and abs(count - float(printed)) > 0.0051
-        rows.append((
-            NAMES.get(line["model"], line["model"]), line["classes"], printed or "–", f"{count:.6f}",
-            PARAMETER_REASONS.get(line["model"], "unexplained; counts of the published code agree with ours") if differs else "",
-        ))  # fmt: skip
-    return PaperTable("Table 3. Parameters in millions", ("model", "classes", "published", "ours", "why they differ"), tuple(rows))
-
-
-def table4(latency: bool = True, repeats: int = 5, device: str = "cpu") -> PaperTable:
-    """Multiply-accumulates of one image, thousand millions, and the time that one takes here on the mean path.
-
-    Args:
-        latency: whether to time, which needs the networks' memory (up to half a gigabyte) and some seconds each.
-        repeats: timed passes after two to warm up; the median is shown.
-        device: where to time.
-    """
-    rows = []
-    for line in published("sizes"):
-        size = int(line["input"])
-        macs = _meta_macs(line) / 1e9
-        printed = line["gflops_paper"]
-        differs = bool(printed) and abs(macs - float(printed)) > 0.0051
-        rows.append((
-            NAMES.get(line["model"], line["model"]), line["input"], line["classes"], printed or "–", f"{macs:.6f}",
-            *([f"{1000 * _latency(line, size, repeats, device):.1f}"] if latency else []),
-            MAC_REASONS.get(line["model"], "unexplained") if differs else "",
-        ))  # fmt: skip
-    where = f"{device}, {torch.get_num_threads()} threads" if device == "cpu" else device
-    return PaperTable(
-        "Table 4. Multiply-accumulates of one image, thousand millions (the paper calls them FLOPs)",
-        ("model", "side", "classes", "published", "ours", *(["ms an image"] if latency else []), "why they differ"),
-        tuple(rows),
-        (f"time: one image at a time, mean path, median of {repeats}, {where}, torch {torch.__version__}",) if latency else (),
+        (
+            f"means with 95 % t intervals over seeds (their number in brackets), {TESTED[protocol]}",
+            "differences are paired by seed",
+        ),
     )
 
 
@@ -278,10 +302,14 @@ def unchanged(run: Mapping[str, str]) -> bool:
     return not changes(run)
 
 
-def changes(run: Mapping[str, str]) -> list[str]:
+def changes(run: Mapping[str, str], among: Collection[str] | None = None) -> list[str]:
     """Options of a recorded command beside the recipe, its model, the seed, the machine's and where the data lie: ``beta 0.0``.
 
     Arithmetic, memory order and the number of devices are the machine's: a row of table 1 stays one on a GPU.
+
+    Args:
+        run: a recorded run or score.
+        among: take those of these options instead.
     """
     words = shlex.split(run["command"])[2:]
     found: list[str] = []
@@ -290,7 +318,8 @@ def changes(run: Mapping[str, str]) -> list[str]:
             found.append(word[2:])
         elif found:
             found[-1] += f" {word}"
-    return [change for change in found if change.split()[0].removeprefix("no-") not in NO_CHANGE]
+    names = {change: change.split()[0].removeprefix("no-") for change in found}
+    return [change for change, name in names.items() if (name not in NO_CHANGE if among is None else name in among)]
 
 
 def mean_of_seeds(values: Iterable[float]) -> str:
@@ -306,28 +335,3 @@ def signed_interval(values: tuple[float, float, float]) -> str:
     """A difference with its interval, where there is one."""
     mean, low, high = values
     return f"{mean:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if low == low else "")
-
-
-def _on_meta(line: Mapping[str, str]) -> Classifier:
-    with torch.device("meta"):
-        return create_model(line["model"], int(line["classes"]))
-
-
-def _meta_macs(line: Mapping[str, str]) -> int:
-    return count_macs(_on_meta(line), (3, int(line["input"]), int(line["input"])))
-
-
-def _latency(line: Mapping[str, str], size: int, repeats: int, device: str) -> float:
-    """Seconds of a forward pass of one image."""
-    model: nn.Module = create_model(line["model"], int(line["classes"])).eval().to(device)
-    image = torch.rand(1, 3, size, size, device=device)
-    times = []
-    with torch.no_grad():
-        for turn in range(repeats + 2):
-            began = time.perf_counter()
-            model(image)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn >= 2:
-                times.append(time.perf_counter() - began)
-    return statistics.median(times)
