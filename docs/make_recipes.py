@@ -2,14 +2,8 @@
 
 Rewrites src/aib/recipes/paper and src/aib/recipes/reference. Measured values, hardware and time come from results/runs.csv. Every
 option that decides a run is written out, also where it is the package's default or the network's own: a row of the table must not
-change with a default. The settings are those of the paper and of its published code, the second turned into this package's units:
-
-- The published code's cross-entropy and KL are in bits. In nats the same steps of SGD are made with a learning rate 1 / ln 2 times
-  as large, and weight decay and squared terms ln 2 times as large. Adam does not see the scale of its gradient, of which weight
-  decay is a part (L2): the learning rate stays, weight decay and squared terms are ln 2 times as large here too.
-- Its VGG halves the KL.
-- It normalises with fixed numbers: VGG with those of CIFAR-100, WRN with those that circulate for CIFAR-10, both with 0.5 on SVHN.
-- It means the anchors to learn 1e-4 times as fast; on GPUs its VGG loses that.
+change with a default. The settings are those of `aib.train.published`; what the runs do otherwise than the paper or its code, and
+no setting can say, stands in the header.
 """
 
 from __future__ import annotations
@@ -29,20 +23,20 @@ import torch
 
 from aib.classifier import AttentiveClassifier
 from aib.data.benchmarks import BENCHMARKS
-from aib.data.cub import SIDE
+from aib.functional import STD_OFFSET
 from aib.models.registry import create_model, option_defaults
 from aib.paper.tables import NOT_RUN, counted, published, read_runs, table1
 from aib.train.config import MACHINE, ModelConfig, config_from_dict, config_to_dict
-from aib.train.convert import published_normalization
+from aib.train.published import WITH_LATENT, published_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "src" / "aib" / "recipes"
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "cub200": "CUB-200-2011"}
 CUB_CLASSES = 200
-WITH_LATENT = ("vgg_dvib", "vgg_aib", "vgg_aib_qt", "wrn_aib", "wrn_aib_qt")
-"""Models that the paper and its code train differently."""
-LN2 = math.log(2.0)
-
+START_STD = math.log1p(math.exp(STD_OFFSET))
+STL = "aib eval RUN --data stl10 --labels by-index"
+START_NATS = -math.log(START_STD) - 0.5 + START_STD**2 / 2
+"""Of the paper's KL for each latent dimension, while all means are 0."""
 LEFT_OUT = (
     *MACHINE,
     "recipe",
@@ -63,48 +57,6 @@ NEEDS = {
     "lambda_sparsity": "modulation",
 }  # fmt: skip
 """Options of the training without a meaning for a network that lacks another: without a latent there is no rate."""
-
-
-def settings(model: str, data: str, convention: str) -> dict[str, dict[str, Any]]:
-    """What the paper or its code say."""
-    vgg, cub, latent = model.startswith("vgg"), data == "cub200", model in WITH_LATENT
-    tables: dict[str, dict[str, Any]] = {
-        "data": {"data": data},
-        "model": {"model": f"{model}_cub" if cub else model},
-        "optim": {"epochs": 200, "batch_size": 16 if cub else 128, "weight_decay": 5e-4, "schedule": "step"},
-    }
-    optim = tables["optim"]
-    tables["data"]["flip"] = True
-    if cub:
-        tables["data"] |= {"image_size": SIDE, "boxes": "crop"}
-        tables["model"]["pretrained"] = "yes"
-        optim |= {"optimizer": "adam", "lr": 1e-4, "momentum": 0.5, "step_epochs": list(range(2, 200, 2)), "step_factor": 0.97}
-    else:
-        tables["data"] |= {"image_size": BENCHMARKS[data].side, "crop_padding": 4}
-        optim |= {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False}
-        if vgg:
-            optim |= {"warmup_epochs": 1.0, "step_epochs": list(range(25, 200, 25)), "step_factor": 0.5}
-        else:
-            optim |= {"step_epochs": [60, 120, 160], "step_factor": 0.2}
-    if latent:
-        optim["beta"] = 0.01
-    if model.endswith("_qt"):
-        optim |= {"lambda_anchor": 0.4, "lambda_commitment": 0.1, "anchor_lr_scale": 1e-4}
-    if convention == "reference":
-        if not cub:
-            mean, std = published_normalization(model, data)
-            tables["data"] |= {"mean": list(mean), "std": list(std)}
-        optim["kl"] = "reference"
-        if vgg and not cub:
-            optim["beta"] = 0.005
-        if model.endswith("_qt"):
-            optim |= {"lambda_anchor": round(0.4 * LN2, 6), "lambda_commitment": round(0.1 * LN2, 6)}
-            if vgg:
-                optim["anchor_lr_scale"] = 1.0
-        optim["weight_decay"] = round(5e-4 * LN2, 9)
-        if not cub:
-            optim["lr"] = round(0.1 / LN2, 6)
-    return tables
 
 
 @cache
@@ -151,17 +103,67 @@ def recipes(runs: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
                 how = "as the paper writes it" if convention == "paper" else "as its published code runs it"
                 classes = CUB_CLASSES if data == "cub200" else BENCHMARKS[data].classes
                 header = [
-                    f"Table 1, {model} on {title}, {how}.",
+                    f"Table 1 on {title}, {how}.",
                     f"published: {line[data]} % error",
                     f"measured: {ours if ours == NOT_RUN else f'{ours} % error (seeds), results/runs.csv'}",
                     f"hardware, time: {hardware_and_time(runs, name)}",
                     f"command: aib train --recipe {name}",
                 ]
                 if data == "cifar10" and line["stl10_test"]:
-                    stl = "aib eval RUN --data stl10 --labels by-index"
-                    header.append(f"also table 1's STL-10, published {line['stl10_test']} % on test: {stl}")
-                lines = tomli_w.dumps(complete(settings(model, data, convention), classes))
-                yield name, "".join(f"# {text}\n" for text in header) + _short_arrays(lines)
+                    header += [
+                        f"STL-10, also in table 1, published on test {line['stl10_test']} %: {STL}",
+                        f"and on train {line['stl10_train']} %: {STL} --split train",
+                    ]
+                header += [f"otherwise: {text}" for text in otherwise(model, data, convention)]
+                lines = tomli_w.dumps(complete(published_settings(model, data, convention), classes))
+                yield name, "".join(f"{_comment(text)}\n" for text in header) + _short_arrays(lines)
+
+
+def otherwise(model: str, data: str, convention: str) -> list[str]:
+    """What the recipe does otherwise than the paper or its published code, and no setting can say."""
+    vgg, cub, latent = model.startswith("vgg"), data == "cub200", model in WITH_LATENT
+    held = "a tenth of the training images is held out and chooses the epoch" + " (45,000 of 50,000 train)" * data.startswith(
+        "cifar"
+    )
+    if convention == "paper":
+        found = [f"{held}; the paper says nothing of what chooses it"]
+        if latent:
+            nats = START_NATS * (512 if not vgg and not cub else 256)
+            found.append(
+                f"beta counts in full from the first step, for the paper says nothing of a warm-up (--beta-warmup-epochs); the KL "
+                f"is {nats:,.0f} nats at the start"
+            )
+        if cub:
+            found.append("Adam, its rates and 16 images a batch are the published code's; the paper writes SGD for all data")
+        return found
+    found = [f"{held}; there all images train and the least test error chooses it"]
+    if model == "vgg_dvib":
+        found.append("there is no published code of vgg_dvib; the settings are those of vgg_aib")
+    if data == "svhn":
+        found.append("there is no published command for SVHN; the settings are those of CIFAR-10")
+    if cub:
+        found.append("images are scaled to 224 x 224; there to 256 x 256, cropped to 224 at random, in the middle for the test")
+    if vgg and cub:
+        found.append("new layers start by Xavier with gain 1; there with sqrt(2)")
+    elif vgg:
+        found.append(
+            "the network starts by Xavier with gain 1 and batch normalisation at 1; there with gain sqrt(2) and batch "
+            "normalisation uniform between 0 and 1"
+        )
+    elif cub:
+        found.append("the attention branch starts as a copy of ImageNet's fourth group; there anew, by He's normal of fan-out")
+    else:
+        found.append("arithmetic is of 32 bits; there mixed, 16 and 32 (apex O1); here --precision 16-mixed")
+    if model.endswith("_qt") and not cub:
+        found.append("anchors have no weight decay; there they have that of all parameters")
+    draws = 12 if cub else 4
+    found.append(f"the test takes the mean path; there {draws} x {draws} draws (aib eval RUN --samples {draws} {draws})")
+    return found
+
+
+def _comment(text: str) -> str:
+    """A line of a header as comments of the repository's width."""
+    return textwrap.fill(text, 132, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False, break_long_words=False)
 
 
 def hardware_and_time(runs: list[dict[str, str]], name: str) -> str:

@@ -26,8 +26,8 @@ CHANGED: dict[str, dict[str, Any]] = {
     },
     "optim": {
         "epochs": 9, "batch_size": 17, "optimizer": "adamw", "lr": 0.003, "momentum": 0.5, "nesterov": False, "weight_decay": 0.125,
-        "schedule": "step", "warmup_epochs": 1.5, "step_epochs": (3, 6), "step_factor": 0.5, "label_smoothing": 0.25,
-        "clip_norm": 2.5, "beta": 0.5, "beta_warmup_epochs": 2.5, "kl": "reference", "lambda_anchor": 0.75,
+        "schedule": "step", "warmup_epochs": 1.5, "warmup_shares": (0.25, 0.5), "step_epochs": (3, 6), "step_factor": 0.5,
+        "label_smoothing": 0.25, "clip_norm": 2.5, "beta": 0.5, "beta_warmup_epochs": 2.5, "kl": "reference", "lambda_anchor": 0.75,
         "lambda_commitment": 0.25, "lambda_sparsity": 0.125, "anchor_lr_scale": 0.5,
         "norm_bias_lr_scale": 64.0, "revive_anchors": True,
     },
@@ -141,6 +141,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path: Path, text: str
         ("[optim]\nlr = inf", "lr is inf"),
         ("[optim]\nmomentum = 1.0", "momentum is 1.0"),
         ("[optim]\nepochs = 3\nwarmup_epochs = 4.0", "warmup_epochs is 4.0; it must lie between 0 and 3"),
+        ("[optim]\nwarmup_shares = [0.1, 2.0]", r"warmup_shares is \(0\.1, 2\.0\); they must lie between 0 and 1"),
         ("[optim]\nlabel_smoothing = 1.0", "label_smoothing is 1.0"),
         ("[optim]\nclip_norm = 0.0", "clip_norm is 0.0; it must be above 0"),
         ("[optim]\nbeta = -1.0", "beta is -1.0"),

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 import aib
 from aib.cli import main
 from aib.models.reference import REFERENCE_MODELS, convert_reference, identify_reference
+from aib.recipes import load_recipe
+from aib.train.config import read_config
 from aib.train.convert import CLASS_NAMES, read_published
 from aib.train.weights import load_run
 from published import Published, hollow, lived_in, published
@@ -303,6 +305,17 @@ def test_the_card_of_a_converted_run_says_where_it_comes_from(conversion: Conver
     checkpoint = conversion.run.with_name("best_acc.tar")
     assert card["converted_from"]["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert load_run(conversion.run).folder.config.optim.kl == "reference"
+
+
+@pytest.mark.parametrize("name", REFERENCE_MODELS)
+def test_a_converted_run_has_the_settings_of_its_recipe(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": hollow(name)}, "model_best.pth.tar")
+    assert main(["convert", "model_best.pth.tar", "--out", "run"]) == 0
+    found, recipe = read_config(Path("run/config.toml")), load_recipe(f"reference/cifar10/{name}")
+    assert found.optim == recipe.optim
+    assert found.data == recipe.data
+    assert (found.model.model, found.model.anchors, found.model.latent_dim) == (name, recipe.model.anchors, recipe.model.latent_dim)
 
 
 def test_evaluating_a_converted_run_gives_the_published_logits(conversion: Conversion) -> None:

@@ -126,7 +126,7 @@ def test_the_same_seed_builds_the_same_model() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_vgg_starts_xavier_uniform() -> None:
+def test_vgg_starts_xavier_uniform() -> None:  # with gain 1; the published code's is sqrt(2), see xavier_init
     for layer in create_model("vgg_aib_qt", 10).modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             fans = (layer.weight[0].numel(), layer.weight[:, 0].numel())

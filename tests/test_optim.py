@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,15 @@ from short_runs import STEPS
 from tiny import rows, tiny_config
 
 data, bundle = short_runs.data, short_runs.bundle
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "one_cycle"])
+def test_shares_of_the_first_epochs_stand_in_the_place_of_the_schedule(schedule: str) -> None:
+    plain = OptimConfig(epochs=8, schedule=schedule, warmup_epochs=3.0, step_epochs=(1, 5))
+    shared = replace(plain, warmup_shares=(0.01, 0.3))
+    factors = [lr_factor(step, 10, shared) for step in range(80)]
+    assert factors[:20] == [0.01] * 10 + [0.3] * 10
+    assert factors[20:] == [lr_factor(step, 10, plain) for step in range(20, 80)]
 
 
 def test_one_cycle_rises_to_one_at_a_quarter_and_falls_to_nearly_nothing() -> None:

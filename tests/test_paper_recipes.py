@@ -178,6 +178,8 @@ def step(name: str, bundles: Callable[[TrainConfig], DataBundle], **small: int) 
         assert charged == pytest.approx(shown) if config.optim.kl == "paper" else charged < 0.5 * shown
     assert type(fit.optimizer.optimizer) is {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optim.optimizer]
     assert [key for key, value in model.named_parameters() if value.grad is None] == []
+    if config.optim.anchor_lr_scale == 0:
+        assert torch.equal(model.quantizer.anchors, start["quantizer.anchors"])
     weights = {key: value for key, value in model.named_parameters() if value.ndim > 1}
     assert [key for key, value in weights.items() if torch.equal(value, start[key])] == []
     assert all(bool(value.isfinite().all()) for value in model.parameters())
@@ -231,9 +233,46 @@ def test_the_references_units_are_ours() -> None:
     assert theirs.lr * theirs.lambda_anchor == pytest.approx(ours.lr * ours.lambda_anchor, rel=1e-5)
     assert theirs.beta == ours.beta / 2
     assert theirs.kl == "reference"
-    # Adam's step has the length lr whatever the scale: of gradient / ln 2 + decay * p, only the ratio of the two counts
+    # Adam's step has the length lr whatever the scale of the loss; there without weight decay, and the anchors stay
     ours, theirs = load_recipe("paper/cub200/vgg_aib_qt").optim, load_recipe("reference/cub200/vgg_aib_qt").optim
     assert (theirs.optimizer, theirs.momentum, theirs.lr) == ("adam", 0.5, ours.lr)
-    for term in ("weight_decay", "lambda_anchor", "lambda_commitment"):
+    assert (theirs.weight_decay, theirs.anchor_lr_scale) == (0.0, 0.0)
+    for term in ("lambda_anchor", "lambda_commitment"):
         assert getattr(theirs, term) == pytest.approx(getattr(ours, term) * math.log(2), rel=1e-5)
     assert theirs.beta == ours.beta
+
+
+@pytest.mark.parametrize(("model", "lr"), [("vgg_aib", 0.01), ("vgg_dvib", 0.01), ("vgg_aib_qt", 0.001)])
+def test_the_references_vgg_learns_as_fast_as_the_published_scheduler_says(model: str, lr: float) -> None:
+    def factor(epoch: int) -> float:  # of the command's --lr; 0.1 is reached after one epoch or after two
+        if lr == 0.01 and epoch == 1:
+            return 1.0
+        return 10.0 ** (epoch - 1) if lr == 0.001 and epoch < 3 else 0.1 / lr * 0.5 ** (epoch // 25)
+
+    optim = load_recipe(f"reference/cifar10/{model}").optim
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    for epoch in range(200):
+        optimizer.step()
+        scheduler.step()  # before the epoch, as there
+        (theirs,) = scheduler.get_last_lr()
+        ours = [optim.lr * lr_factor(epoch * 5 + step, 5, optim) * math.log(2) for step in range(5)]
+        assert ours == pytest.approx([theirs] * 5, rel=1e-5), epoch
+
+
+def test_headers_say_what_a_recipe_does_otherwise() -> None:
+    def header(name: str) -> str:
+        lines = recipe_path(name).read_text(encoding="utf-8").splitlines()
+        assert max(map(len, lines)) <= 132
+        return " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+
+    every = {name: header(name) for name in NAMES}
+    assert all("a tenth of the training images is held out" in text for text in every.values())
+    assert all("45,000 of 50,000" in text for name, text in every.items() if "/cifar" in name)
+    for name, text in every.items():
+        convention, data, model = name.split("/")
+        assert ("--split train" in text) == (data == "cifar10" and model != "wrn"), name
+        assert ("no published code of vgg_dvib" in text) == (convention == "reference" and model == "vgg_dvib"), name
+        assert ("gain sqrt(2)" in text or "with sqrt(2)" in text) == (convention == "reference" and model.startswith("vgg")), name
+        assert ("beta counts in full from the first step" in text) == (convention == "paper" and model in LATENT), name
+    assert "1,153 nats" in every["paper/cifar10/vgg_aib"]  # 256 times that of softplus(-5)

@@ -56,7 +56,7 @@ def shallow_decoder(latent_dim: int, num_classes: int) -> nn.Sequential:
 
 
 def xavier_linear(*modules: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for the linear layers of ``modules``, the published start of the VGG models.
+    """Xavier-uniform weights and zero biases for the linear layers of ``modules``, as in the VGG models (`aib.models.vgg`).
 
     Bottleneck and decoder are up to three linear layers without normalisation between them. torch's own start shrinks what passes
     through each to about 0.6 of its size, and such a stack learns nothing for the first epochs of a short training.

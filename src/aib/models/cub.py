@@ -3,6 +3,10 @@
 The attentive models attend at 14x14, on the last convolutions of VGG16 (N, 512, 14, 14) or behind the third group of the wide
 ResNet (N, 1024, 14, 14). The paper gives the sizes of its own two; the baselines put the same heads as on 32x32 images on these
 networks.
+
+Deviations from the published code (its CUB-experiments/model_qt.py): new layers start by Xavier with gain 1, there with sqrt(2) in
+the VGG, by He's normal of fan-out for convolutions of the wide ResNet and by torch's start for its linear layers; and the attention
+branch of the wide ResNet, see `wrn_aib_cub`.
 """
 
 from __future__ import annotations
@@ -221,8 +225,11 @@ def wrn_aib_cub(
 ) -> AttentiveClassifier:
     """WRN-aib on the wide ResNet-50-2: 19.62 GMAC an image (200 classes).
 
-    109.99 M parameters. The published 130.73 M count 20.74 M more: a second copy of the third group that takes no part in the
-    forward pass, as the published multiply-accumulates show, which agree without it.
+    109.99 M parameters. The published 130.73 M count 20,736,000 more: a copy of the third group that the published code builds and
+    keeps as ``self.tmp_layer`` on its way to the attention branch, and never runs.
+
+    Deviation: the branch, the fourth group at stride 1, starts as a copy of that group, from ImageNet's weights where they are
+    given. The published code builds it anew (``att_layer4``), and its ImageNet weights leave it as it starts.
     """
     features, layer4 = _wide_resnet(pretrained, in_channels)
     branch: Any = copy.deepcopy(layer4)  # its start is the fourth group's, also where that comes from ImageNet

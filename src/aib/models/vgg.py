@@ -68,7 +68,11 @@ def vgg_encoder(width: float = 1.0) -> nn.Sequential:
 
 
 def xavier_init(model: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every convolution and linear layer, the published start of the VGG models."""
+    """Xavier-uniform weights and zero biases for every convolution and linear layer; batch normalisation starts at 1.
+
+    The published code's start (its VGG-backbone-32/initialize.py) is Xavier-uniform too, but with gain sqrt(2), and the weights of
+    its batch normalisation are drawn uniformly between 0 and 1.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)

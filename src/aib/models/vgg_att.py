@@ -25,8 +25,9 @@ __all__ = ["CompatibilityClassifier", "vgg_att2", "vgg_att3"]
 class CompatibilityClassifier(Classifier):
     """VGG whose class scores are read from attended local features.
 
-    ``attention`` is the softmax over the 16x16 positions of block 4, the size of the AIB models' map, divided by its greatest
-    value; ``level_maps`` holds every level's softmax as it is, finest first.
+    ``attention`` is the softmax over the positions of block 4, divided by its greatest value: 16x16 on images of 32x32, the size of
+    the AIB models' map; 28x28 on CUB's 224x224, where theirs has 14x14. ``level_maps`` holds every level's softmax as it is, finest
+    first.
 
     Args:
         blocks: images to block 3, block 3 to block 4, block 4 to block 5, and block 5 to the global vector (N, D, 1, 1). Block 3

@@ -20,7 +20,8 @@ class GapClassifier(Classifier):
     """Convolutions, global average pooling and a linear layer.
 
     Its map is the class activation map of ``target``, by default of the predicted class: ReLU(sum_k w_ck * F_k), each divided by
-    its greatest value. It explains a prediction and takes no part in it, so replacing it changes nothing.
+    its greatest value. It explains a prediction and takes no part in it, so replacing it changes nothing. The map of Zhou et al. is
+    the sum as it is: the ReLU, which drops what speaks against the class, and the division are ours, for values in [0, 1].
 
     Args:
         convolutions: images to (N, width, h, w).

@@ -110,6 +110,8 @@ class OptimConfig:
     """Course of the learning rate after the warm-up; one_cycle rises and falls linearly."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up; for one_cycle the epoch of the peak, 0 for a quarter of the run."""
+    warmup_shares: tuple[float, ...] = ()
+    """Shares of the learning rate over the first epochs, one each, in the place of what warm-up and schedule give there."""
     step_epochs: tuple[int, ...] = ()
     """Epochs at which the step schedule multiplies the rate by step_factor."""
     step_factor: float = 0.1
@@ -209,6 +211,8 @@ class TrainConfig:
         ):
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
+        if not all(0 <= share <= 1 for share in o.warmup_shares):
+            raise ValueError(f"warmup_shares is {o.warmup_shares}; they must lie between 0 and 1")
         if o.clip_norm is not None and not o.clip_norm > 0:
             raise ValueError(f"clip_norm is {o.clip_norm}; it must be above 0, or absent for none")
         if not all(0 <= m <= 1 for m in d.mean) or not all(0 < s <= 1 for s in d.std):

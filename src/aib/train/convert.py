@@ -21,28 +21,20 @@ from aib.data import open_data
 from aib.models import create_model
 from aib.models.reference import ReferenceNetwork, convert_reference, identify_reference
 from aib.train.checks import check_apart
-from aib.train.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from aib.train.config import TrainConfig, config_from_dict
 from aib.train.macs import count_macs
 from aib.train.origin import keep_origin
+from aib.train.published import Colour, published_normalization, published_settings
 from aib.train.run_folder import RunFolder
 from aib.train.weights import save_weights
 
-__all__ = ["PublishedCheckpoint", "convert_checkpoint", "published_normalization", "read_published"]
-
-Colour = tuple[float, float, float]
+__all__ = ["PublishedCheckpoint", "convert_checkpoint", "read_published"]
 
 TENSOR_BYTES = 1 << 28
 """Of the largest tensor that is taken from a checkpoint; a file may hold one number and call it a tensor of any size."""
 
 IMAGE_SIZE = 32
 """Side of the images of every network that can be converted."""
-
-STATISTICS: dict[str, tuple[Colour, Colour]] = {
-    "vgg": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),  # those of CIFAR-100, for CIFAR-10 too
-    "wrn": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # those that circulate for CIFAR-10, for CIFAR-100 too
-    "svhn": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-"""Mean and standard deviation (of pixels in [0, 1]) with which the published code normalises, by network or data set."""
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
@@ -193,8 +185,9 @@ def convert_checkpoint(
 ) -> RunFolder:
     """Make a run folder of a checkpoint of the published code, for evaluation, explanation and reports.
 
-    ``config.toml`` gives the published settings with the published code's KL: what the weights were trained with, as far as the
-    paper tells. There is no log and no last checkpoint, so nothing can be resumed.
+    ``config.toml`` gives the settings of the published code, those of the recipe ``reference/DATA/MODEL``: what the weights were
+    trained with, as far as that code tells and a configuration can say (`aib.train.published` names what it cannot). There is no
+    log and no last checkpoint, so nothing can be resumed.
 
     Args:
         path: see `read_published`.
@@ -220,6 +213,7 @@ def convert_checkpoint(
         raise ValueError(f"{path}: {error}") from None
     data = data or _trained_on(checkpoint, network, path)
     check_apart(out, data)
+    given = mean, std
     mean, std, told = _normalization(network.name, checkpoint.dataset or Path(data).stem, mean, std)
     class_names = _class_names(data, root, network)
     with torch.device("meta"):  # its weights are all replaced: a start need not be drawn
@@ -250,23 +244,12 @@ def convert_checkpoint(
             "training": "by the published code, which keeps the epoch with the least test error; config.toml repeats its settings",
         },
     }  # fmt: skip
-    folder.create(_published_config(network, data, root, out))
+    # of a normalisation that was given nobody knows that the code is the published one
+    colours = {"mean": list(mean), "std": list(std)} if given == (None, None) else {"mean": [], "std": []}
+    folder.create(_published_config(network, {"data": data, "root": root, **colours}, out))
     keep_origin(folder, None)
     save_weights(folder, model, card)
     return folder
-
-
-def published_normalization(model_name: str, dataset: str) -> tuple[Colour, Colour]:
-    """Mean and standard deviation with which the published code normalises pixels in [0, 1].
-
-    They go by the network, not by the data: the VGG takes CIFAR-100's for CIFAR-10 too, the WRN CIFAR-10's for CIFAR-100 too; both
-    take 0.5 for SVHN.
-
-    Args:
-        model_name: one of `aib.models.reference.REFERENCE_MODELS`.
-        dataset: name of the data set; only ``"svhn"`` matters.
-    """
-    return STATISTICS["svhn" if dataset.lower() == "svhn" else model_name.partition("_")[0]]
 
 
 def _normalization(model_name: str, dataset: str, mean: Colour | None, std: Colour | None) -> tuple[Colour, Colour, str]:
@@ -313,20 +296,12 @@ def _class_names(data: str, root: str, network: ReferenceNetwork) -> list[str]:
     return list(names)
 
 
-def _published_config(network: ReferenceNetwork, data: str, root: str, out: Path) -> TrainConfig:
-    """The settings that the paper and its code publish; the checkpoints record some of them or none."""
-    vgg = network.name.startswith("vgg")
-    return TrainConfig(
-        data=DataConfig(data=data, root=root, image_size=IMAGE_SIZE, crop_padding=4, flip=True),
-        model=ModelConfig(model=network.name, anchors=network.anchors, latent_dim=network.latent_dim),
-        optim=OptimConfig(
-            epochs=200, batch_size=128, optimizer="sgd", lr=0.1, momentum=0.9, nesterov=False, weight_decay=5e-4, schedule="step",
-            warmup_epochs=1.0 if vgg else 0.0, step_epochs=tuple(range(25, 200, 25)) if vgg else (60, 120, 160),
-            step_factor=0.5 if vgg else 0.2, beta=0.01, kl="reference", lambda_anchor=0.4, lambda_commitment=0.1,
-            anchor_lr_scale=1.0 if vgg else 1e-4,  # meant for both, but the VGG code loses it on its way to the GPU
-        ),
-        run=RunConfig(out=str(out)),
-    )  # fmt: skip
+def _published_config(network: ReferenceNetwork, data: dict[str, Any], out: Path) -> TrainConfig:
+    """The published code's settings, those of the recipe ``reference/DATA/MODEL``, with the checkpoint's own data and sizes."""
+    tables = published_settings(network.name, "cifar10", "reference")  # of every data set of 32x32 images, but for what is given
+    tables["data"] |= data
+    tables["model"] |= network.options
+    return config_from_dict({**tables, "run": {"out": str(out)}})
 
 
 def _sha256(path: Path) -> str:

@@ -63,6 +63,8 @@ def lr_factor(step: int, steps_per_epoch: int, config: OptimConfig) -> float:
         step: optimiser steps taken so far, from 0.
         steps_per_epoch: steps of an epoch.
     """
+    if step < len(config.warmup_shares) * steps_per_epoch:
+        return config.warmup_shares[step // steps_per_epoch]
     total = config.epochs * steps_per_epoch
     warmup = config.warmup_epochs * steps_per_epoch
     if config.schedule == "one_cycle":
