@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from aib.cli import main
 from aib.models.build import build_model
 from aib.recipes import list_recipes, load_recipe, recipe_path
 from aib.train.config import TrainConfig, config_from_dict
+from aib.train.record import COLUMNS
 
 FILES = sorted(Path(aib.recipes.__file__).parent.rglob("*.toml"))
 CLASSES = {"cifar10": 10, "cifar100": 100, "clutter": 10, "svhn": 10, "cub200": 200}
@@ -94,6 +96,54 @@ def test_the_suffix_may_stay_and_the_run_keeps_the_packaged_name(tmp_path: Path,
     assert load_recipe(str(mine)).optim.epochs == 4
     assert load_recipe(str(mine)).run.recipe == str(mine)
     assert load_recipe(name).optim.epochs == 200
+
+
+def test_the_list_quotes_recorded_runs_before_the_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(recipe: str, model: str, seed: int, error: float, options: str = "") -> dict[str, str]:
+        command = f"aib train --recipe {recipe} {options} --seed {seed}"
+        values = {
+            "data": "cifar10",
+            "evaluated_on": "cifar10",
+            "model": model,
+            "recipe": recipe,
+            "seed": str(seed),
+            "split": "test",
+        }
+        return {**dict.fromkeys(COLUMNS, ""), **values, "error": str(error), "command": command}
+
+    def listed(*words: str) -> dict[str, str]:
+        assert main(["recipes", *words]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return {line.split()[0]: " ".join(line.split()[1:]) for line in lines if "/" in line.split(" ")[0]}
+
+    monkeypatch.chdir(tmp_path)
+    narrow, vgg = "cifar10/narrow_aib_qt", "paper/cifar10/vgg"
+    assert listed()[vgg] == "7.77 % error not run"
+    runs = [
+        row(narrow, "vgg_aib_qt", 0, 0.2),
+        row(narrow, "vgg_aib_qt", 0, 0.3, "--beta 0"),
+        row(narrow, "vgg", 1, 0.4, "--model vgg"),
+    ]
+    runs += [row(vgg, "vgg_cbam", 0, 0.1, "--model vgg_cbam")]
+    Path("results").mkdir()
+    with Path("results/runs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(runs)
+    found = listed()
+    assert found[narrow] == "- 20.00 (1), 3 runs in all"
+    assert found[vgg] == "7.77 % error not run, 1 run in all"
+    assert found["clutter/vgg_s"].startswith("- 5.3 % error")  # of which the table has no run
+    assert set(listed("paper/cifar10")) == {name for name in found if name.startswith("paper/cifar10/")}
+    assert main(["recipes", "--runs", "absent.csv"]) == 2
+    assert "there is no file absent.csv" in capsys.readouterr().err
+    assert main(["recipes", vgg, "--runs", "other.csv"]) == 2
+    assert "--runs is for the list" in capsys.readouterr().err
+    Path("results/runs.csv").write_text("a,b\n1,2\n")  # somebody's own, in a folder of that name
+    assert main(["recipes"]) == 0
+    assert "nothing is quoted of recorded runs: results/runs.csv is not a table of runs" in capsys.readouterr().out
 
 
 def test_the_command_lists_prints_and_suggests(
