@@ -88,7 +88,11 @@ def test_absent_keys_keep_the_values_of_the_base() -> None:
     assert config == replace(changed(), optim=replace(changed().optim, epochs=30))
 
 
-@given(st.floats(0, 1e3), st.integers(1, 10**6), st.lists(st.integers(0, 100), max_size=4), st.text(max_size=20))
+NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+"""Texts but for those that are refused: a null character is in no file's name, and half a surrogate pair in no file."""
+
+
+@given(st.floats(0, 1e3), st.integers(1, 10**6), st.lists(st.integers(0, 100), max_size=4), NAMES)
 def test_values_of_any_size_survive_toml(lr: float, epochs: int, steps: list[int], name: str) -> None:
     tables = {"optim": {"lr": lr, "epochs": epochs, "step_epochs": steps}, "data": {"data": name}}
     config = config_from_dict(tables)
