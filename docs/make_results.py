@@ -45,7 +45,11 @@ def page() -> str:
     """The whole page."""
     runs = [run for run in read_runs(RUNS) if run["recipe"] == RECIPE]
     parts = ["# Results", _wrapped(HEAD), "## Does attention pay, and does the bottleneck?", _wrapped(ERRORS)]
-    parts += [*_shown(compare_runs(runs, RECIPE, "vgg")), _wrapped(ERRORS_SAY), _wrapped(f"{MADE} {_origin(runs)}")]
+    for baseline in ("vgg", "wrn"):  # networks of other widths are no baselines of each other
+        family = [run for run in runs if run["model"].startswith(baseline)]
+        if any(run["model"] == baseline for run in family):
+            parts += _shown(compare_runs(family, RECIPE, baseline if baseline == "vgg" else f"{baseline} width 0.1"))
+    parts += [_wrapped(ERRORS_SAY), _wrapped(f"{MADE} {_origin(runs)}")]
     if SCORES.exists():
         scores = [score for score in read_scores(SCORES) if score["recipe"] == RECIPE]
         parts += ["## Do the maps stay where they are when the image is edited?", _wrapped(MAPS)]
