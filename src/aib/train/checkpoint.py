@@ -15,7 +15,10 @@ from torch import Tensor
 
 from aib.backbones import check_saved
 
-__all__ = ["FORMAT", "link", "load_checkpoint", "naming", "save_checkpoint", "strip_prefixes", "write_atomically", "write_text"]
+__all__ = [
+    "FORMAT", "is_plain", "link", "load_checkpoint", "naming", "save_checkpoint", "strip_prefixes", "write_atomically",
+    "write_text",
+]  # fmt: skip
 
 FORMAT = 1
 """Version of the checkpoint's layout; another one is refused."""
@@ -151,8 +154,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value, if it is a tensor, is one of numbers in memory: neither sparse nor quantised nor without data."""
-    return not isinstance(value, Tensor) or (value.layout is torch.strided and not value.is_quantized and not value.is_meta)
+    """Whether a value, if it is a tensor, is one of numbers in memory: neither sparse nor quantised nor without data, nor with more
+    numbers than there are, as one number that is called a tensor of millions."""
+    if not isinstance(value, Tensor):
+        return True
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

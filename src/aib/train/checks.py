@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from aib.backbones import one_line
 from aib.classifier import AttentiveClassifier, Classifier
 from aib.data.augment import normalize
 from aib.data.bundle import DataBundle
 
-__all__ = [
-    "check_apart", "check_channels", "check_crop", "check_first_pass", "collapse_warnings", "finite_weights", "load_optimizer",
-    "load_weights",
-]  # fmt: skip
+__all__ = ["check_apart", "check_channels", "check_crop", "check_first_pass", "collapse_warnings", "finite_weights"]
 
 
 def check_first_pass(model: Classifier, bundle: DataBundle) -> None:
@@ -112,27 +108,3 @@ def collapse_warnings(val: Mapping[str, float], model: Classifier, *, warm: bool
         if val["anchors_used"] < total / 2:
             found.append(f"only {val['anchors_used']:.0f} of {total} anchors are in use")
     return found
-
-
-def load_weights(model: Classifier, weights: Mapping[str, Tensor], where: object) -> None:
-    """Fill ``model`` from a state dict.
-
-    Raises:
-        ValueError: names or shapes are those of another model; ``where`` says whose weights they were.
-    """
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError:
-        raise ValueError(f"the weights in {where} do not fit the model: have the data or their classes changed?") from None
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], where: object) -> None:
-    """Fill ``optimizer`` from its state dict.
-
-    Raises:
-        ValueError: it is damaged, or another optimiser's; ``where`` says whose state it was.
-    """
-    try:
-        optimizer.load_state_dict(state)
-    except Exception as error:  # of a damaged state: KeyError, TypeError, ...
-        raise ValueError(f"{where} is damaged: its optimizer cannot be loaded ({one_line(error)})") from None

@@ -7,11 +7,11 @@ batch (`aib.train.shares`), validate a share each, and end together (`aib.train.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,7 @@ from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
 from aib.train.agreement import Agreement
 from aib.train.checkpoint import link, load_checkpoint, save_checkpoint
-from aib.train.checks import (
-    check_apart,
-    check_crop,
-    check_first_pass,
-    collapse_warnings,
-    finite_weights,
-    load_optimizer,
-    load_weights,
-)
+from aib.train.checks import check_apart, check_crop, check_first_pass, collapse_warnings, finite_weights
 from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
 from aib.train.fabric import ForwardDetails, compiled_forward, meet
@@ -41,6 +33,7 @@ from aib.train.origin import keep_origin
 from aib.train.predict import predict, summarize
 from aib.train.processes import read_world
 from aib.train.progress import TrainingDisplay, epoch_line
+from aib.train.restoring import Position, load_optimizer, load_precision, load_weights, read_position, read_saved, read_sums
 from aib.train.revival import revive_anchors
 from aib.train.run_data import open_training_data, reopen_training_data
 from aib.train.run_folder import RunFolder, default_name, environment
@@ -50,12 +43,9 @@ from aib.train.shares import Sharing
 from aib.train.start import describe, start_network
 from aib.train.stopping import Interrupted, StopRequest
 from aib.train.watch import Watch
-from aib.train.weights import save_weights
+from aib.train.weights import save_weights, selected_epoch
 
 __all__ = ["DivergedError", "Interrupted", "train"]
-
-CONTENT = ("model", "optimizer", "state", "running")
-"""What a checkpoint of a training holds, at least."""
 
 SYNC_SECONDS = 0.5
 """How often the running means are fetched from the device for the display and the divergence check."""
@@ -66,19 +56,6 @@ SKIPPED_SHOWN = 20
 
 class DivergedError(ValueError):
     """The loss became infinite or not a number."""
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds besides weights and optimiser."""
-
-    epoch: int = 0  # finished epochs
-    batch: int = 0  # batches done in the current epoch
-    step: int = 0
-    seconds: float = 0.0  # of the current epoch, before an interruption
-    best_error: float = float("inf")
-    best_cross_entropy: float = float("inf")
-    best_epoch: int = 0
 
 
 def train(
@@ -117,7 +94,7 @@ def train(
             if first:
                 held.enter_context(folder.locked())
                 folder.remove_leftovers()
-            state = _saved(folder)
+            state = read_saved(folder)
         if bundle is None:
             bundle = open_training_data(config.data) if resume is None else reopen_training_data(folder, config.data)
         model = start_network(config, bundle, resumed=state is not None)
@@ -133,15 +110,6 @@ def train(
             folder.write_json("environment.json", environment(str(fabric.device), config.run.precision, world.size))
         card = describe(config, bundle, model)
         return _Fit(config, folder, fabric, model, bundle, card, state, title).run()
-
-
-def _saved(folder: RunFolder) -> dict[str, Any] | None:
-    """The last checkpoint of a run that goes on, None for one that was stopped before its first."""
-    folder.check_checkpoint()
-    state = load_checkpoint(folder.last) if folder.last.exists() else None
-    if state is not None and (missing := [key for key in CONTENT if key not in state]):
-        raise ValueError(f"{folder.last} is damaged: it lacks {', '.join(missing)}")
-    return state
 
 
 class _Fit:
@@ -162,41 +130,37 @@ class _Fit:
         device = self.device = fabric.device
         self.bundle = bundle.to(device)
         self.world, self.rank = fabric.world_size, fabric.global_rank
-        self.state = _State()
+        length, batch = len(bundle.train), min(config.optim.batch_size, len(bundle.train))
+        self.per_epoch = len(batch_indices(torch.arange(length), config.optim.batch_size, drop_last=True))
+        self.state, sums = Position(), None
         if saved is not None:
             load_weights(model, saved["model"], folder.last)
-            try:
-                self.state = _State(**saved["state"])
-            except TypeError:
-                raise ValueError(f"{folder.last} was written by another version of aib; resume it with that one") from None
+            state = self.state = read_position(saved["state"], folder.last)
+            if state.step != state.epoch * self.per_epoch + state.batch or state.batch > self.per_epoch:
+                raise ValueError(f"{folder.path} was trained on another number of images; put the data back, or start a new run")
+            sums = read_sums(saved["running"], state.batch * batch, folder.last)
         self.model = model.to(device)
         if wants_channels_last(config.run.channels_last, device.type):
             self.model = self.model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(self.model, config.optim, device)
         if saved is not None:
             load_optimizer(optimizer, saved["optimizer"], folder.last)
-        self.running = RunningMeans(device, saved["running"] if saved is not None and self.rank == 0 else None)
+        self.running = RunningMeans(device, sums if self.rank == 0 else None)
         forward = None
         if config.run.compile:
-            count = min(config.optim.batch_size, len(bundle.train)) // self.world
+            count = batch // self.world
             mixed = {} if config.run.precision == "32-true" else {"autocast": fabric.autocast}
-            shape = (count, bundle.channels, *bundle.image_size)
-            forward = compiled_forward(self.model.train(), shape, config.run.compile_mode, **mixed)
+            taken = (count, bundle.channels, *bundle.image_size)
+            forward = compiled_forward(self.model.train(), taken, config.run.compile_mode, **mixed)
         self.wrapped, self.optimizer = fabric.setup(ForwardDetails(self.model, forward), optimizer)
-        if saved is not None and saved.get("precision"):
-            fabric.strategy.precision.load_state_dict(saved["precision"])
+        if saved is not None:
+            load_precision(fabric.strategy.precision, saved.get("precision", {}), folder.last)
         self.agreement = Agreement(self.world, device, self._sum, self.state.step)
-        length = len(bundle.train)
-        self.sharing = Sharing(
-            self.world, self.rank, config.run.accumulate or 1, min(config.optim.batch_size, length), self.model,
-            (bundle.channels, *bundle.image_size),
-        )  # fmt: skip
+        shape = (bundle.channels, *bundle.image_size)
+        self.sharing = Sharing(self.world, self.rank, config.run.accumulate or 1, batch, self.model, shape)
         self.val = self.sharing.of_validation(self.bundle.val)
-        self.per_epoch = len(batch_indices(torch.arange(length), config.optim.batch_size, drop_last=True))
-        if self.state.step != self.state.epoch * self.per_epoch + self.state.batch:
-            raise ValueError(f"{folder.path} was trained on another number of images; put the data back, or start a new run")
         self.flip = bundle.mirror if config.data.flip is None else config.data.flip
-        self.saved_at = time.monotonic()
+        self.saved_at = self.synced_at = time.monotonic()
         self.anchors: dict[str, float] = {}  # in use at the last validation, for the bar
 
     def run(self) -> RunFolder:
@@ -205,6 +169,7 @@ class _Fit:
             self.folder.truncate_metrics(state.epoch)
             if state.batch == 0 and state.best_epoch == state.epoch > 0:  # killed between the two names of a checkpoint
                 link(self.folder.last, self.folder.best)
+            self._reselect()
         if state.epoch >= optim.epochs:
             raise ValueError(f"{self.folder.path} has finished its {optim.epochs} epochs; there is nothing to resume")
         with (
@@ -225,16 +190,46 @@ class _Fit:
         return self.folder
 
     def _epoch(self) -> dict[str, Any]:
-        """Train to the end of the current epoch and validate."""
+        """Train to the end of the current epoch and validate; the row of the log."""
+        optim, state = self.config.optim, self.state
+        began = time.monotonic() - state.seconds
+        self._take_steps(began)
+        trained = max(1e-3, time.monotonic() - began)  # a coarse clock may stand still
+        self._check_finite()
+        if self.world > 1:
+            self.running.sums = self.running.total(self._sum)
+            for buffer in self.model.buffers():  # the running statistics of the first process, which validates for all
+                torch.distributed.broadcast(buffer, 0)
+        numbers = self.running.means()
+        val = self._validate()
+        state.epoch += 1
+        state.batch, state.seconds = 0, 0.0
+        self.running = RunningMeans(self.device)
+        row: dict[str, Any] = {
+            "epoch": state.epoch,
+            "step": state.step,
+            "lr": optim.lr * lr_factor(state.step - 1, self.per_epoch, optim),
+            "beta": optim.beta * warmed_share(state.step - 1, self.per_epoch, optim),
+            "seconds": round(max(trained, time.monotonic() - began), 3),
+            "images_per_second": round(self.per_epoch * optim.batch_size / trained, 1),
+            "train": numbers,
+            "val": val,
+        }
+        warm = state.epoch >= optim.beta_warmup_epochs
+        if warnings := collapse_warnings(val, self.model, warm=warm):
+            row["warnings"] = warnings
+        return row
+
+    def _take_steps(self, began: float) -> None:
+        """The steps that are left of the current epoch; ``began`` is when it did, by the monotonic clock."""
         config, state, bundle = self.config, self.state, self.bundle
-        began, seen_before = time.monotonic() - state.seconds, state.batch
-        synced = time.monotonic()
+        self.synced_at = time.monotonic()
         order = epoch_order(len(bundle.train), config.run.seed, state.epoch)
         batches = batch_indices(order, config.optim.batch_size, drop_last=True)
         batches = [positions[self.sharing.share] for positions in batches]  # of each batch, every process its share
         self.wrapped.train()
         epoch_seed = mixed_seed(config.run.seed, state.epoch)
-        for batch in bundle.train.batches(batches[seen_before:], train=True, seed=epoch_seed):
+        for batch in bundle.train.batches(batches[state.batch :], train=True, seed=epoch_seed):
             factor = lr_factor(state.step, self.per_epoch, config.optim)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
@@ -243,59 +238,53 @@ class _Fit:
             self.running.add(parts, errors, len(batch.labels), state.step)
             state.step += 1
             state.batch += 1
-            now = time.monotonic()
-            if now - synced >= SYNC_SECONDS or state.batch == self.per_epoch:
-                synced = now
-                if self.world == 1:  # several processes check where they agree, or one would leave the others waiting
-                    self._check_finite()
-                speed = state.batch * config.optim.batch_size / max(1e-9, now - began)
-                self.display.step(state.step, {**self.running.means(), **self.anchors, "images_per_second": speed})
-            if self.agreement.is_due(state.step):
+            self._after_step(began)
+
+    def _after_step(self, began: float) -> None:
+        """What is due between two steps: telling the numbers, checking them, saving, stopping.
+
+        Raises:
+            Interrupted: a stop was asked for; the run is saved.
+            DivergedError: a loss or a weight is not a finite number.
+        """
+        config, state, now = self.config, self.state, time.monotonic()
+        if now - self.synced_at >= SYNC_SECONDS or state.batch == self.per_epoch:
+            self.synced_at = now
+            if self.world == 1:  # several processes check where they agree, or one would leave the others waiting
                 self._check_finite()
-            late = now - self.saved_at > 60 * config.run.checkpoint_minutes
-            stopping, due = self.agreement.wishes(state.step, self.stop.asked, late)
-            if stopping or due:
-                self._check_finite()
-                self._check_weights()
-                state.seconds = max(0.0, now - began)
-                self._save()
-            if stopping:
-                done = f"{state.step} of {config.optim.epochs * self.per_epoch} steps"
-                raise Interrupted(f"stopped after {done}, saved; go on with: aib train --resume {self.folder.path}")
-        trained = max(1e-3, time.monotonic() - began)  # a coarse clock may stand still
-        self._check_finite()
-        if self.world > 1:
-            self.running.sums = self.running.total(self._sum)
-            for buffer in self.model.buffers():  # the running statistics of the first process, which validates for all
-                torch.distributed.broadcast(buffer, 0)
-        numbers = self.running.means()
+            speed = state.batch * config.optim.batch_size / max(1e-9, now - began)
+            self.display.step(state.step, {**self.running.means(), **self.anchors, "images_per_second": speed})
+        if self.agreement.is_due(state.step):
+            self._check_finite()
+        late = now - self.saved_at > 60 * config.run.checkpoint_minutes
+        stopping, due = self.agreement.wishes(state.step, self.stop.asked, late)
+        if stopping or due:
+            self._check_finite()
+            self._check_weights()
+            state.seconds = max(0.0, now - began)
+            self._save()
+        if stopping:
+            done = f"{state.step} of {config.optim.epochs * self.per_epoch} steps"
+            raise Interrupted(f"stopped after {done}, saved; go on with: aib train --resume {self.folder.path}")
+
+    def _validate(self) -> dict[str, float]:
+        """The numbers on validation, after which unused anchors move where that is asked for.
+
+        Raises:
+            DivergedError: one of them, or a weight, is not finite.
+        """
+        bundle = self.bundle
         shared = predict(self.model, self.val, bundle.mean, bundle.std, device=self.device)
         predictions = self.sharing.gathered(shared, bundle.val.labels, self.model, self._sum)
         val = summarize(predictions)
         self.anchors = {name: val[name] for name in ("anchors_used",) if name in val}
         if strange := [name for name, value in val.items() if not math.isfinite(value)]:
-            raise self._diverged(f"{strange[0].replace('_', ' ')} on validation", state.step)
+            raise self._diverged(f"{strange[0].replace('_', ' ')} on validation", self.state.step)
         self._check_weights()
-        if config.optim.revive_anchors and predictions.usage is not None and isinstance(self.model, AttentiveClassifier):
+        if self.config.optim.revive_anchors and predictions.usage is not None and isinstance(self.model, AttentiveClassifier):
             assert self.model.quantizer is not None  # there is no usage without it
             revive_anchors(self.model.quantizer, predictions.usage.counts, self.optimizer)
-        state.epoch += 1
-        state.batch, state.seconds = 0, 0.0
-        self.running = RunningMeans(self.device)
-        row: dict[str, Any] = {
-            "epoch": state.epoch,
-            "step": state.step,
-            "lr": config.optim.lr * lr_factor(state.step - 1, self.per_epoch, config.optim),
-            "beta": config.optim.beta * warmed_share(state.step - 1, self.per_epoch, config.optim),
-            "seconds": round(max(trained, time.monotonic() - began), 3),
-            "images_per_second": round(self.per_epoch * config.optim.batch_size / trained, 1),
-            "train": numbers,
-            "val": val,
-        }
-        warm = state.epoch >= config.optim.beta_warmup_epochs
-        if warnings := collapse_warnings(val, self.model, warm=warm):
-            row["warnings"] = warnings
-        return row
+        return val
 
     def _step(self, images: Tensor, labels: Tensor, share: float) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step on uint8 ``images`` with a share of beta; the loss parts and the number of errors, on the device."""
@@ -366,6 +355,22 @@ class _Fit:
         self._save()
         if better and self.rank == 0:
             link(self.folder.last, self.folder.best)
+
+    def _reselect(self) -> None:
+        """Bring the selected weights back to the epoch that was the best at the checkpoint; a kill may have left a later one's.
+
+        Where no file has that epoch any more, as after putting an older checkpoint in the last one's place, none was the best.
+        """
+        state = self.state
+        if state.best_epoch in (0, selected_epoch(self.folder)):
+            return
+        best = load_checkpoint(self.folder.best) if self.folder.best.exists() else {}
+        if best.get("state", {}).get("epoch") == state.best_epoch:
+            chosen = copy.deepcopy(self.model)
+            load_weights(chosen, best.get("model", {}), self.folder.best)
+            save_weights(self.folder, chosen, {**self.card, "epoch": state.best_epoch, "val_error": state.best_error})
+        else:
+            state.best_error, state.best_cross_entropy, state.best_epoch = math.inf, math.inf, 0
 
     def _save(self) -> None:
         """Write the checkpoint; every process comes here, the first one writes."""

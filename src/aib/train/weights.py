@@ -20,7 +20,7 @@ from aib.train.checks import finite_weights
 from aib.train.device import wants_channels_last
 from aib.train.run_folder import RunFolder
 
-__all__ = ["LoadedRun", "load_run", "save_weights"]
+__all__ = ["LoadedRun", "load_run", "save_weights", "selected_epoch"]
 
 CARD_FORMAT = 1
 CARD_KEYS = ("name", "options", "class_names", "mean", "std", "image_size", "channels")
@@ -68,11 +68,13 @@ def save_weights(folder: RunFolder, model: Classifier, card: Mapping[str, Any]) 
     from safetensors.torch import save_file
 
     # safetensors refuses shared storage and non-contiguous tensors: both are copied out
+    # the epoch is in both files: a process may be killed between the two
+    about = {"name": card["name"], "format": CARD_FORMAT, "epoch": card.get("epoch")}
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in strip_prefixes(model.state_dict()).items()}
 
     def write(path: Path) -> None:
         try:
-            save_file(tensors, path, metadata={"format": "pt", "aib": json.dumps({"name": card["name"], "format": CARD_FORMAT})})
+            save_file(tensors, path, metadata={"format": "pt", "aib": json.dumps(about)})
         except OSError:
             raise
         except Exception as error:  # safetensors reports a full disk as its own error type
@@ -80,6 +82,19 @@ def save_weights(folder: RunFolder, model: Classifier, card: Mapping[str, Any]) 
 
     write_atomically(folder.weights, write)
     folder.write_json("model.json", {"format": CARD_FORMAT, **card})
+
+
+def selected_epoch(folder: RunFolder) -> int | None:
+    """The epoch of the selected weights, None where weights and card are not there, damaged or of different epochs."""
+    from safetensors import safe_open
+
+    try:
+        epoch = folder.read_json("model.json")["epoch"]
+        with safe_open(folder.weights, "pt") as file:
+            about = json.loads(file.metadata()["aib"])
+    except Exception:  # of many kinds: whatever a damaged file makes the libraries trip over
+        return None
+    return epoch if type(epoch) is int and about.get("epoch", epoch) == epoch else None  # older weights do not say
 
 
 def load_run(path: Path | str, *, device: torch.device | str = "cpu", weights: str = "best") -> LoadedRun:
