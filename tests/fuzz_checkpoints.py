@@ -6,6 +6,7 @@ import argparse
 import collections
 import io
 import json
+import math
 import pickle
 import shutil
 import zipfile
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from aib.backbones import create_backbone
 from aib.data.augment import normalize
+from aib.loss import LOSS_PARTS
 from aib.train import loop
 from aib.train.checkpoint import load_checkpoint
 from aib.train.config import TrainConfig
@@ -58,8 +60,21 @@ def odd_value(r: Random) -> Any:
     )  # fmt: skip
 
 
+def odd_tensor(value: Tensor, r: Random) -> Tensor:
+    """What could be taken for ``value``: of its shape, its numbers or its type."""
+    return weighted(
+        r, (1, lambda: value.to(r.choice((torch.float64, torch.float16, torch.complex64, torch.int64, torch.bool)))),
+        (1, lambda: torch.full_like(value, r.choice((-1, 0, 1, 3)))), (1, lambda: value * torch.nan),
+        (1, lambda: value.reshape(-1)[:1].expand(value.shape) if value.numel() else value),
+        (1, lambda: value.reshape(-1)), (1, lambda: value[None]), (1, lambda: value.mT if value.ndim > 1 else value * 1e30),
+        (1, lambda: value.reshape(-1)[: value.numel() // 2]),
+    )  # fmt: skip
+
+
 def spoil_state(value: Any, r: Random) -> Any:
     """A copy of a checkpoint's content with one thing in it replaced or removed."""
+    if isinstance(value, Tensor) and r.random() < 0.7:
+        return odd_tensor(value, r)
     if not isinstance(value, dict | list) or not value or r.random() < 0.1:
         return odd_value(r)
     at = r.choice(list(value) if isinstance(value, dict) else range(len(value)))
@@ -138,7 +153,7 @@ def odd_archive(r: Random, whole: bytes) -> bytes:
 
 
 def checkpoint_case(r: Random, folder: Path, seeds: Path) -> Case:
-    run = copied(seeds, "begun", folder)
+    run = copied(seeds, r.choice(("begun", "halfway", "halfway-adam")), folder)
     whole = run.last.read_bytes()
     if r.random() < 0.5:
         run.last.write_bytes(saved(spoil_state(torch.load(run.last, weights_only=True), r)))
@@ -147,29 +162,31 @@ def checkpoint_case(r: Random, folder: Path, seeds: Path) -> Case:
 
     def act() -> None:
         before = torch.load(io.BytesIO(whole), weights_only=True)["model"]
-        if r.random() < 0.5:
-            state = load_run(run.path, weights="last").model.state_dict()
+        if r.random() < 0.3:
             load_checkpoint(run.last)
+            assert load_run(run.path, weights="last").model.state_dict().keys() == before.keys()
         else:
-            state = resume(run)
-        assert state.keys() == before.keys()
+            assert resume(run).keys() == before.keys()
 
     return Case(act, run.path)
 
 
 def resume(run: RunFolder) -> Mapping[str, Tensor]:
-    """All of going on with a run but its steps; the weights that it goes on from."""
+    """Go on with a run to its end, an epoch at most; the weights that it goes on from. What it logs must be possible."""
     found: dict[str, Tensor] = {}
 
-    def stop(self: Any) -> RunFolder:
+    def keep(self: Any) -> RunFolder:
         found.update(self.model.state_dict())
-        return run
+        return original(self)
 
-    original, loop._Fit.run = loop._Fit.run, stop  # type: ignore[method-assign]
+    original, loop._Fit.run = loop._Fit.run, keep  # type: ignore[method-assign]
     try:
         train(TrainConfig(), resume=run.path)
     finally:
         loop._Fit.run = original  # type: ignore[method-assign]
+    logged = run.log()[-1]["train"]
+    assert 0 <= logged["error"] <= 1
+    assert math.isclose(logged["loss"], sum(logged.get(part, 0.0) for part in LOSS_PARTS), rel_tol=1e-3, abs_tol=1e-3), logged
     return found
 
 

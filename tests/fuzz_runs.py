@@ -44,24 +44,28 @@ from tiny import tiny_config, write_npz
 
 
 def make_seeds(folder: Path) -> Path:
-    """The valid files that cases start from: a data set, a picture, a finished run and one that can be resumed, a run as a report
-    shows it, tables of results, and weights of a network of timm."""
+    """The valid files that cases start from: a data set, a picture, a finished run and some that can be resumed (after an epoch and
+    in the middle of one), a run as a report shows it, tables of results, and weights of a network of timm."""
     data = write_npz(folder / "squares.npz", train=24, val=6, test=6)
     Image.new("RGB", (16, 16), (200, 50, 20)).save(folder / "picture.png")
-    begun, stop = folder / "begun", loop._Fit._keep
+    keep, step = loop._Fit._keep, loop._Fit._step
 
-    def keep(self: Any, row: dict[str, Any]) -> None:
-        stop(self, row)
-        if self.folder.path == begun:
+    def kept(self: Any, row: dict[str, Any]) -> None:
+        keep(self, row)
+        if self.folder.path.name == "begun":
             raise loop.Interrupted
 
-    loop._Fit._keep = keep  # type: ignore[method-assign]
+    def stepped(self: Any, *arguments: Any) -> Any:
+        self.stop.asked = "halfway" in self.folder.path.name and self.state.step == 4
+        return step(self, *arguments)
+
+    loop._Fit._keep, loop._Fit._step = kept, stepped  # type: ignore[method-assign]
     try:
-        for name, epochs in (("run", 1), ("begun", 2)):
+        for name, epochs, optimizer in (("run", 1, "sgd"), ("begun", 2, "sgd"), ("halfway", 2, "sgd"), ("halfway-adam", 2, "adam")):
             with contextlib.suppress(loop.Interrupted):
-                train(tiny_config(data, folder / name, epochs=epochs, batch_size=8))
+                train(tiny_config(data, folder / name, epochs=epochs, batch_size=8, optimizer=optimizer, lr=0.01))
     finally:
-        loop._Fit._keep = stop  # type: ignore[method-assign]
+        loop._Fit._keep, loop._Fit._step = keep, step  # type: ignore[method-assign]
     for run in ("run", "begun"):
         RunFolder(folder / run).write_json("eval/test.json", {"error": 0.5, "rate_bits": 3.0, "data": "squares", "split": "test"})
     shown = make_run(folder / "shown", names=["a", "b", "c"])

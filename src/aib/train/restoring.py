@@ -30,6 +30,9 @@ KEPT = {"SGD": ("momentum_buffer",), "Adam": ("step", "exp_avg", "exp_avg_sq"), 
 SUMS = ("bad_step", "images", "errors", "loss")
 """Sums of every epoch that has begun; beside them are those of the parts of the loss and of the rate."""
 
+TOLERANCE = 1e-3
+"""By how much the sums of the parts may miss that of the loss, as a share of them: more than rounding in float32."""
+
 
 @dataclass
 class Position:
@@ -84,7 +87,8 @@ def read_sums(saved: Mapping[str, Tensor], images: int, where: object) -> dict[s
         where: what messages call the checkpoint.
 
     Raises:
-        ValueError: a sum is missing, unknown, not one finite number, or cannot be: another number of images, or more errors.
+        ValueError: a sum is missing, unknown, not one finite number, or cannot be: another number of images, more errors than
+            those, or other parts than the loss has.
     """
     known = {*SUMS, "rate", *LOSS_PARTS} if images else set()
     if not saved.keys() <= known or not all(name in saved for name in SUMS if images):
@@ -93,8 +97,12 @@ def read_sums(saved: Mapping[str, Tensor], images: int, where: object) -> dict[s
         kinds = (torch.int64,) if name == "bad_step" else (torch.float64, torch.float32)
         if value.ndim or value.dtype not in kinds or not math.isfinite(value.item()):
             raise _damaged(where, f"running {name}")
+    values = {name: value.item() for name, value in saved.items()}
+    parts = [values[name] for name in LOSS_PARTS if name in values]
+    agree = not values or abs(values["loss"] - sum(parts)) <= TOLERANCE * sum(map(abs, parts))
     # a loss that was not finite has ended the run before anything was saved
-    if saved and not (saved["bad_step"] == -1 and saved["images"] == images and 0 <= saved["errors"] <= images):
+    right = not values or (values["bad_step"] == -1 and values["images"] == images and 0 <= values["errors"] <= images)
+    if not (agree and right and ("rate" in values) == ("rate_loss" in values)):
         raise _damaged(where, "running")
     return dict(saved)
 
