@@ -8,6 +8,7 @@ import pickle
 import random
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import short_runs
+from aib.train import loop
 from aib.train.checkpoint import FORMAT, load_checkpoint, save_checkpoint, strip_prefixes, write_atomically
 from aib.train.config import TrainConfig
 from aib.train.loop import Interrupted, train
@@ -179,6 +181,86 @@ def test_a_cut_last_checkpoint_of_a_run_can_be_replaced_by_the_previous(
         train(TrainConfig(), resume=folder.path)
     previous.replace(folder.last)
     assert same(outcome(train(tiny_config(data, "elsewhere"), resume=folder.path)), outcome(whole))
+
+
+@pytest.fixture(scope="module", params=["sgd", "adamw"])
+def begun(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, RunFolder]:
+    """A run that was stopped in the middle of its first epoch, and the same one that was not."""
+    place, original = tmp_path_factory.mktemp("runs"), loop._Fit._step
+
+    def step(self: Any, *arguments: Any) -> Any:
+        self.stop.asked = self.state.step == 3
+        return original(self, *arguments)
+
+    options = {"epochs": 1, "optimizer": request.param, "lr": 0.01}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Fit, "_step", step)
+        with pytest.raises(Interrupted):
+            train(tiny_config(data, place / "begun", **options))
+    return RunFolder(place / "begun"), train(tiny_config(data, place / "whole", **options))
+
+
+def changed(begun: RunFolder, path: Path, change: Callable[[dict[str, Any]], object]) -> RunFolder:
+    """A copy of a run whose last checkpoint is another."""
+    folder = RunFolder(Path(shutil.copytree(begun.path, path)))
+    content = torch.load(folder.last, weights_only=True)
+    change(content)
+    torch.save(content, folder.last)
+    return folder
+
+
+def moment(content: dict[str, Any], change: Callable[[torch.Tensor], Any]) -> None:
+    """Change what the optimiser keeps of the first parameter, a convolution's weights."""
+    kept = content["optimizer"]["state"][0]
+    name = "momentum_buffer" if "momentum_buffer" in kept else "exp_avg_sq"
+    kept[name] = change(kept[name])
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "smaller": (lambda c: moment(c, lambda value: torch.zeros(3)), "optimizer (momentum_buffer|exp_avg_sq) of parameter 0"),
+    "one for all": (lambda c: moment(c, lambda value: torch.zeros(1).expand(value.shape)), "optimizer .* of parameter 0"),
+    "of another type": (lambda c: moment(c, lambda value: value.half()), "optimizer .* of parameter 0"),
+    "nowhere": (lambda c: moment(c, lambda value: value.to("meta")), "optimizer .* of parameter 0"),
+    "text": (lambda c: moment(c, lambda value: "x"), "optimizer .* of parameter 0"),
+    "no past": (lambda c: c["optimizer"]["state"].clear(), "optimizer state"),
+    "half a past": (lambda c: c["optimizer"]["state"][0].popitem(), "optimizer state"),
+    "of no parameter": (lambda c: c["optimizer"]["state"].update({999: c["optimizer"]["state"][0]}), "optimizer state"),
+    "rate": (lambda c: c["optimizer"]["param_groups"][0].update(lr="x"), "optimizer lr"),
+    "groups": (lambda c: c["optimizer"]["param_groups"][0].update(params=torch.zeros(2)), "optimizer param_groups"),
+    "loss of three": (lambda c: c["running"].update(loss=torch.zeros(3)), "running loss"),
+    "errors of no number": (lambda c: c["running"].update(errors=torch.tensor(True)), "running errors"),
+    "no images": (lambda c: c["running"].pop("images"), "running"),
+    "more images": (lambda c: c["running"]["images"].mul_(2), "running"),
+    "no part": (lambda c: c["running"].pop("cross_entropy"), "running"),
+    "no rate": (lambda c: c["running"].pop("rate"), "running"),
+    "no sums": (lambda c: c["running"].clear(), "running"),
+    "no integer": (lambda c: c["state"].update(batch=3.0), "batch"),
+    "below zero": (lambda c: c["state"].update(epoch=-1, batch=10), "epoch"),
+    "no number": (lambda c: c["state"].update(best_error=float("nan")), "best_error"),
+    "true": (lambda c: c["state"].update(epoch=False), "epoch"),
+    "endless": (lambda c: c["state"].update(seconds=float("inf")), "seconds"),
+    "a future": (lambda c: c["state"].update(best_epoch=2), "best_epoch"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_no_training_writes_is_told_before_a_step(begun: tuple[RunFolder, RunFolder], tmp_path: Path, damage: str) -> None:
+    change, what = DAMAGES[damage]
+    folder = changed(begun[0], tmp_path / "run", change)
+    with pytest.raises(ValueError, match=rf"last\.ckpt is damaged.*{what}") as caught:
+        train(TrainConfig(), resume=folder.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_are_the_configurations_and_the_order_in_memory_the_parameters(
+    begun: tuple[RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    def change(content: dict[str, Any]) -> None:
+        moment(content, lambda value: value.to(memory_format=torch.channels_last))  # fused steps would mix up the numbers
+        content["optimizer"]["param_groups"][0].update(base_lr="x", momentum=[1], betas=None, weight_decay=1e9, fused="no")
+
+    resumed = train(TrainConfig(), resume=changed(begun[0], tmp_path / "run", change).path)
+    assert same(outcome(resumed), outcome(begun[1]))
 
 
 # --- the selected weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import struct
 import tarfile
 import warnings
@@ -33,8 +34,9 @@ from aib.data.texts import read_text
 from aib.paper.tables import read_runs
 from aib.report import build_report
 from aib.train.checkpoint import FORMAT, load_checkpoint
-from aib.train.config import read_config
+from aib.train.config import TrainConfig, read_config
 from aib.train.convert import read_published
+from aib.train.loop import train
 from aib.train.origin import locate_data
 from aib.train.results_table import update_table
 from aib.train.score_record import SCORE_COLUMNS
@@ -208,6 +210,28 @@ def test_weights_that_expand_are_refused(tmp_path: Path, seeds: Path) -> None:
     for verdict in judged(tmp_path / "cases", acts, seeds, path).values():
         assert verdict.outcome == "refused", verdict
         assert verdict.megabytes < 40, verdict
+
+
+def test_one_number_called_millions_is_refused(tmp_path: Path, seeds: Path) -> None:
+    run = copied(seeds, "halfway", tmp_path)
+    content = torch.load(run.last, weights_only=True)
+    many = torch.zeros(1, dtype=torch.half).expand(700_000_000)
+    acts: dict[str, Callable[[Path], object]] = {}
+    for name, part in (("optimizer", content["optimizer"]["state"][0]), ("model", content["model"])):
+        first = next(iter(part))
+        kept, part[first] = part[first], many
+        torch.save(content, tmp_path / f"{name}.ckpt")
+        part[first] = kept
+
+        def act(folder: Path, name: str = name) -> object:
+            spoilt = copied(run.path.parent, "run", folder)
+            shutil.copy(tmp_path / f"{name}.ckpt", spoilt.last)
+            return train(TrainConfig(), resume=spoilt.path)
+
+        acts[name] = act
+    for name, verdict in judged(tmp_path / "cases", acts, seeds).items():
+        assert (verdict.outcome, f"last.ckpt is damaged: its {name}" in verdict.said) == ("refused", True), verdict
+        assert verdict.megabytes < SMALL, verdict
 
 
 @pytest.mark.parametrize(
