@@ -183,6 +183,43 @@ def test_a_cut_last_checkpoint_of_a_run_can_be_replaced_by_the_previous(
     assert same(outcome(train(tiny_config(data, "elsewhere"), resume=folder.path)), outcome(whole))
 
 
+@pytest.mark.parametrize("between", ["weights and card", "card and checkpoint", "card and checkpoint, best.ckpt gone"])
+def test_selected_weights_of_a_future_that_is_undone_go(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: str
+) -> None:
+    """The third epoch was better and is lost; its repetition, of other numbers as on a GPU, is worse."""
+    errors, run = iter([0.5, 0.9, 0.1, 0.8]), tmp_path / "run"
+    numbers = {"save_checkpoint": loop.save_checkpoint, "write_json": RunFolder.write_json, "summarize": loop.summarize}
+
+    def killed_at(name: str) -> Callable[..., None]:
+        def act(*arguments: Any, **options: Any) -> None:
+            if arguments[1:2] != ("environment.json",) and len(list(RunFolder(run).log())) == 3:
+                raise SystemExit
+            numbers[name](*arguments, **options)
+
+        return act
+
+    monkeypatch.setattr(loop, "summarize", lambda found: {**numbers["summarize"](found), "error": next(errors)})
+    owner, name = (RunFolder, "write_json") if between == "weights and card" else (loop, "save_checkpoint")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed_at(name))
+        with pytest.raises(SystemExit):
+            train(tiny_config(data, run, epochs=3))
+    folder = RunFolder(run)
+    before = load_checkpoint(folder.best)["model"]
+    assert not same(dict(load_run(run).model.state_dict()), before)
+    if "gone" in between:
+        folder.best.unlink()
+        train(TrainConfig(), resume=run)
+        card = folder.read_json("model.json")
+        assert (card["epoch"], card["val_error"]) == (3, 0.8)  # the only epoch of which there are weights
+        return
+    train(TrainConfig(), resume=run)
+    assert load_checkpoint(folder.last)["state"]["best_epoch"] == 1
+    assert (folder.read_json("model.json")["epoch"], folder.read_json("model.json")["val_error"]) == (1, 0.5)
+    assert same(dict(load_run(run).model.state_dict()), before)
+
+
 @pytest.fixture(scope="module", params=["sgd", "adamw"])
 def begun(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, RunFolder]:
     """A run that was stopped in the middle of its first epoch, and the same one that was not."""

@@ -6,12 +6,14 @@ can be resumed to the weights, optimiser and log of a run that nothing disturbed
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import pytest
 from aib.train.run_folder import LOCK, RunFolder
 from faults import Server, small_disk
 from kills import EPOCHS, EVERY_STEP, TRAIN, Whole, check_readable, everything, finish, kill_runs, leftovers
-from tiny import same, write_npz
+from tiny import same, write_folder, write_npz
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, signals and /proc")
 
@@ -71,6 +73,37 @@ def test_fifty_kills_lose_nothing(server: Server, data: Path, whole: Whole, tmp_
     kills = kill_runs(server, data, whole, tmp_path, kills=50, seed=0)
     assert len(kills) == 50
     assert {kill.moment.rpartition(" ")[0] for kill in kills} >= {"write last.ckpt", "rename last.ckpt", "link previous.ckpt"}
+
+
+def test_decoders_end_with_the_training_that_is_killed(server: Server, tmp_path: Path) -> None:
+    """Batches of 1.2 MB wait in pipes whose reading ends the decoders hold too: one that waits for a reader waits for ever."""
+    photos, folder = write_folder(tmp_path / "photos", count=32, side=160), RunFolder(tmp_path / "run")
+    job = server.start(
+        "train", "--data", photos, *TRAIN, "--epochs", 50, *EVERY_STEP, "--image-size", 160, "--workers", 2, "--out", folder.path
+    )
+    job.until(folder.last.exists)
+    decoders = children(job.process)
+    time.sleep(1.0)  # as long as it takes to fill the pipes
+    decoders |= children(job.process)  # an epoch may have ended
+    job.send(signal.SIGKILL)
+    code, _, err = job.wait()
+    assert (code, len(decoders) >= 2) == (-signal.SIGKILL, True), err
+    until = time.monotonic() + 8
+    while (left := {process for process in decoders if Path(f"/proc/{process}").exists()}) and time.monotonic() < until:
+        time.sleep(0.1)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert left == set()
+
+
+def children(process: int) -> set[int]:
+    """The processes that a process has started and that live."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            found |= {int(path.parent.name)} if int(parent) == process and state != "Z" else set()
+    return found
 
 
 def test_a_program_that_writes_over_its_checkpoint_would_be_seen(server: Server, data: Path, tmp_path: Path) -> None:

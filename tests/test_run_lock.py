@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from aib.cli import main
-from aib.train.run_folder import RunFolder
+from aib.train.run_folder import LOCK, RunFolder
 from tiny import tiny_config, write_npz
 
 HOLD = """
@@ -45,6 +47,30 @@ def test_a_folder_in_training_is_refused_until_its_process_is_gone(tmp_path: Pat
     assert main(["train", "--resume", str(folder.path)]) == 0
     assert folder.finished_epochs == 1
     assert not leftover.exists()
+
+
+def test_a_look_at_a_folder_refuses_no_training(tmp_path: Path) -> None:
+    """A sweep that waits looks twice a second, and holds the folder while it does."""
+    folder = RunFolder(tmp_path / "run")
+    folder.create(tiny_config("somewhere", folder.path))
+    looking = FileLock(folder.path / LOCK, thread_local=False)
+    looking.acquire()
+    threading.Timer(0.1, looking.release, kwargs={"force": True}).start()
+    assert folder.in_training()  # another look does not wait
+    with folder.locked():
+        assert folder.in_training()
+    assert not folder.in_training()
+
+
+def test_what_others_write_into_a_run_is_no_leftover(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create(tiny_config("somewhere", folder.path))
+    left = [folder.path / ".model.json.7.tmp", folder.path / ".tmpAbCd12", folder.last.parent / ".last.ckpt.7.tmp"]
+    others = [folder.path / ".report.html.7.tmp", folder.path / ".maps.json.7.tmp"]
+    for path in (*left, *others):
+        path.write_text("half")
+    folder.remove_leftovers()
+    assert [path.exists() for path in (*left, *others)] == [False, False, False, True, True]
 
 
 def test_the_folder_is_free_again_after_the_training(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ CHUNK_ELEMENTS = 1 << 22
 """Pixels converted at a time, so that no copy of a whole array in floats is ever made."""
 
 BOMB_BYTES, BOMB_RATIO = 1 << 28, 200
-"""An archive that unpacks to more bytes than the first, and to more than the second times its own size, is refused: black and white
-shapes shrink to a hundredth, photographs to a half, a decompression bomb to a thousandth."""
+"""Arrays that unpack to more than the second times their compressed size may have so many bytes together, or as many as the others:
+photographs shrink to a half, black and white shapes to a hundredth, a decompression bomb and nearly empty masks to a thousandth."""
 
 SHOWN = 8
 """Keys that a message names before it counts the rest."""
@@ -56,11 +56,14 @@ def open_arrays(path: Path | str, *, val_fraction: float | None = 0.1, seed: int
     except Exception as error:  # zipfile raises whatever it trips over: NotImplementedError, struct.error, ...
         raise ValueError(f"{path} cannot be read: {_one_line(error)}") from error
     with archive:
-        unpacked = sum(member.file_size for member in members)
-        if unpacked > max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size):
+        if sum(member.compress_size for member in members) > path.stat().st_size:
+            raise ValueError(f"{path} has arrays that overlap; save it anew with numpy.savez")
+        blown = [member.file_size > BOMB_RATIO * member.compress_size for member in members]
+        unpacked, others = (sum(m.file_size for m, is_blown in zip(members, blown) if is_blown is kind) for kind in (True, False))
+        if unpacked > max(BOMB_BYTES, others):  # masks are no larger than the images that they are of
             raise ValueError(
-                f"{path} would unpack to {unpacked:,} bytes, more than {BOMB_RATIO} times its size; if it is no decompression "
-                "bomb, save it anew with numpy.savez"
+                f"{path} would unpack to {unpacked:,} bytes, more than {BOMB_RATIO} times their size in it; if it is no "
+                "decompression bomb, save it anew with numpy.savez"
             )
         # a piece of bzip2 or LZMA has no bound on what it unpacks to, whatever size the archive tells
         if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):

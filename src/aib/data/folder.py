@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,6 +38,9 @@ SMALL_SIDE = 64
 
 LARGE_SIZE = (224, 224)
 """Size of the batches where images are large or differ in size."""
+
+WATCH_SECONDS = 0.5
+"""How often a process that decodes looks whether the one that started it is there."""
 
 STATISTICS_IMAGES = 2000
 """Training images that mean and deviation are estimated from where images stay files."""
@@ -91,7 +97,7 @@ class FileSplit:
             # its own generator: a loader takes its base seed from the global one, and evaluation must not advance that
             generator = torch.Generator().manual_seed(0)
             loader = DataLoader(
-                decoder, None, num_workers=workers, collate_fn=_as_is, worker_init_fn=_ignore_interrupt, generator=generator
+                decoder, None, num_workers=workers, collate_fn=_as_is, worker_init_fn=_start_worker, generator=generator
             )
             decoded = iter(loader)
         try:
@@ -140,11 +146,25 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _ignore_interrupt(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     # Ctrl-C reaches every process of the terminal, and SIGTERM every one of a cluster's job; the trainer decides what they mean and
     # still needs its batches
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_starter, args=(os.getppid(),), daemon=True, name="end with starter").start()
+
+
+def _end_with_starter(parent: int) -> None:
+    """End this process when the one that started it is gone, however that one ended.
+
+    Torch's own watch lets a worker leave its loop, but at its end it waits for the last batch to go through a pipe, whose reading
+    end it may hold itself by then: for ever.
+    """
+    starter = multiprocessing.parent_process()
+    # that of a process that is gone is another's child; one that went before this began is told by its end of a pipe
+    while os.getppid() == parent and (starter is None or starter.is_alive()):
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
 
 
 def open_folder(

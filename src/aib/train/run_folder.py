@@ -22,6 +22,15 @@ __all__ = ["BUSY", "RunFolder", "environment"]
 LOCK = ".training.lock"
 """File that the process that trains in a folder holds."""
 
+LOOK_SECONDS = 0.5
+"""How long a training waits for its folder: `RunFolder.in_training` holds it for a moment."""
+
+WRITTEN = (
+    "config.toml", "environment.json", "origin.json", "recipe.toml", "skipped.txt", "metrics.jsonl", "model.json",
+    "model.safetensors",
+)  # fmt: skip
+"""Files at the top of a run folder that nobody but its training writes, which holds the folder."""
+
 BUSY = "is being trained by another process"
 """What the message of `RunFolder.locked` says, whatever the folder."""
 
@@ -138,8 +147,11 @@ class RunFolder:
         return cls(path)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: float = LOOK_SECONDS) -> Iterator[None]:
         """Hold the folder for one training. The system lets go of it when the process ends, however it ends.
+
+        Args:
+            wait: seconds after which another process that holds the folder is one that trains.
 
         Raises:
             ValueError: another process trains in this folder.
@@ -148,7 +160,7 @@ class RunFolder:
 
         lock = FileLock(self.path / LOCK)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(wait, poll_interval=0.02)
         except Timeout:
             raise ValueError(f"{self.path} {BUSY}; wait for it, or stop it first") from None
         except NotImplementedError:  # a file system without locks: as good as before there were any
@@ -159,11 +171,11 @@ class RunFolder:
             lock.release()
 
     def in_training(self) -> bool:
-        """Whether a process trains in this folder now; nobody can begin to while this is found out."""
+        """Whether a process trains in this folder now; one that begins to while this is found out waits for the answer."""
         if not self.has("config.toml"):
             return False
         try:
-            with self.locked():
+            with self.locked(wait=0.0):
                 return False
         except ValueError:
             return True
@@ -206,8 +218,12 @@ class RunFolder:
         return (self.path / name).is_file()
 
     def remove_leftovers(self) -> None:
-        """Delete what a killed process left half written; safetensors has names of its own for that."""
-        for leftover in (*self.path.glob(".*.tmp"), *self.path.glob(".tmp*"), *self.last.parent.glob(".*.tmp")):
+        """Delete what a killed training left half written; safetensors has names of its own for that.
+
+        Only the one that holds the folder may. What others write there, such as reports, may be in the writing.
+        """
+        own = [left for name in WRITTEN for left in self.path.glob(f".{name}.*.tmp")]
+        for leftover in (*own, *self.path.glob(".tmp*"), *self.last.parent.glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
 
     def check_checkpoint(self) -> None:
