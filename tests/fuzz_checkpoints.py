@@ -65,7 +65,7 @@ def odd_tensor(value: Tensor, r: Random) -> Tensor:
     return weighted(
         r, (1, lambda: value.to(r.choice((torch.float64, torch.float16, torch.complex64, torch.int64, torch.bool)))),
         (1, lambda: torch.full_like(value, r.choice((-1, 0, 1, 3)))), (1, lambda: value * torch.nan),
-        (1, lambda: value.reshape(-1)[:1].expand(value.shape) if value.numel() else value),
+        (1, lambda: value.reshape(-1)[:1].expand(value.shape) if value.ndim else value[None].expand(4)),
         (1, lambda: value.reshape(-1)), (1, lambda: value[None]), (1, lambda: value.mT if value.ndim > 1 else value * 1e30),
         (1, lambda: value.reshape(-1)[: value.numel() // 2]),
     )  # fmt: skip

@@ -139,7 +139,7 @@ def test_other_versions_and_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"format": FORMAT + 1}, path)
     with pytest.raises(ValueError, match=rf"has checkpoint format {FORMAT + 1}; this version of aib reads format {FORMAT}"):
         load_checkpoint(path)
-    for stranger in ({"state_dict": {}}, [1, 2], torch.zeros(2)):
+    for stranger in ({"state_dict": {}}, [1, 2], torch.zeros(2), {"format": "a\nb"}, {"format": 10**400}, {"format": True}):
         torch.save(stranger, path)
         with pytest.raises(ValueError, match="is no checkpoint of this package"):
             load_checkpoint(path)
@@ -261,6 +261,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "text": (lambda c: moment(c, lambda value: "x"), "optimizer .* of parameter 0"),
     "no past": (lambda c: c["optimizer"]["state"].clear(), "optimizer state"),
     "half a past": (lambda c: c["optimizer"]["state"][0].popitem(), "optimizer state"),
+    "one without": (lambda c: c["optimizer"]["state"].pop(3), "optimizer without parameter 3"),
     "of no parameter": (lambda c: c["optimizer"]["state"].update({999: c["optimizer"]["state"][0]}), "optimizer state"),
     "rate": (lambda c: c["optimizer"]["param_groups"][0].update(lr="x"), "optimizer lr"),
     "groups": (lambda c: c["optimizer"]["param_groups"][0].update(params=torch.zeros(2)), "optimizer param_groups"),
@@ -281,7 +282,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_no_training_writes_is_told_before_a_step(begun: tuple[RunFolder, RunFolder], tmp_path: Path, damage: str) -> None:
+def test_what_no_training_writes_is_told(begun: tuple[RunFolder, RunFolder], tmp_path: Path, damage: str) -> None:
     change, what = DAMAGES[damage]
     folder = changed(begun[0], tmp_path / "run", change)
     with pytest.raises(ValueError, match=rf"last\.ckpt is damaged.*{what}") as caught:
@@ -321,6 +322,7 @@ def test_weights_round_trip_and_damage_is_told(whole: RunFolder, tmp_path: Path)
         (lambda: folder.weights.write_bytes(content[: len(content) // 2]), "model.safetensors is cut or damaged"),
         (lambda: folder.weights.unlink(), "has no model.safetensors"),
         (lambda: folder.write_json("model.json", {**card, "format": 9}), "has format 9; this version of aib reads 1"),
+        (lambda: folder.write_json("model.json", {**card, "format": "a\nb"}), r"has format 'a\\nb'; this version"),
         (lambda: folder.write_json("model.json", {**card, "options": {**card["options"], "num_classes": 7}}), "do not fit vgg_xs"),
         (lambda: folder.write_json("model.json", [1]), "model.json"),
         (lambda: folder.write_json("model.json", {"format": 1}), "model.json"),

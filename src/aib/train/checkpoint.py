@@ -140,10 +140,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is damaged or no checkpoint of this package ({type(error).__name__}){advice}") from None
-    if not isinstance(state, dict) or "format" not in state:
+    version = state.get("format") if isinstance(state, dict) else None
+    if type(version) is not int or not 0 < version < 1000:
         raise ValueError(f"{path} is no checkpoint of this package")
-    if type(state["format"]) is not int or state["format"] != FORMAT:
-        raise ValueError(f"{path} has checkpoint format {str(state['format'])[:20]}; this version of aib reads format {FORMAT}")
+    if version != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {version}; this version of aib reads format {FORMAT}")
     for name, kinds in TABLES.items():
         table = state.get(name, {})
         if not isinstance(table, dict) or not all(

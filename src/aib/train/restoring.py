@@ -123,7 +123,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], w
     """Fill ``optimizer``, one of `KEPT`, with what a checkpoint holds of its parameters' past; its settings stay.
 
     Raises:
-        ValueError: parameters, names, shapes or types are those of another optimiser; ``where`` says whose state it was.
+        ValueError: parameters, names, shapes or types are those of another optimiser; ``where`` says whose state it was. Its first
+            step raises one where a parameter with a gradient has no past.
     """
     own = optimizer.state_dict()["param_groups"]
     groups, past = saved.get("param_groups"), saved.get("state")
@@ -150,6 +151,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], w
             # in the memory order of the parameter: fused steps go through both as they lie
             state.setdefault(index, {})[name] = torch.empty_like(like).copy_(value.detach())
     optimizer.load_state_dict({"state": state, "param_groups": own})
+    if not kept:
+        return
+
+    def check(*_: object) -> None:  # which parameters a network has no use for is not known before
+        first_step.remove()
+        for index, parameter in parameters.items():
+            if index not in state and parameter.grad is not None:
+                raise _damaged(where, f"optimizer without parameter {index}")
+
+    first_step = optimizer.register_step_pre_hook(check)
 
 
 def load_precision(precision: Any, saved: Mapping[str, Any], where: object) -> None:

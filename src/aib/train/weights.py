@@ -117,7 +117,7 @@ def load_run(path: Path | str, *, device: torch.device | str = "cpu", weights: s
     if not isinstance(card, dict) or "format" not in card:
         raise ValueError(f"{folder.path / 'model.json'} is not the description of a model that aib writes")
     if card["format"] != CARD_FORMAT:
-        found = str(card["format"])[:20]
+        found = repr(card["format"])[:20]
         raise ValueError(f"{folder.path / 'model.json'} has format {found}; this version of aib reads {CARD_FORMAT}")
     if weights == "last":
         state = load_checkpoint(folder.last).get("model", {})
