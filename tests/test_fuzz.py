@@ -7,6 +7,8 @@ import io
 import json
 import mmap
 import os
+import shutil
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +27,10 @@ import fuzz_images
 import fuzz_runs
 import fuzzing
 from aib.cli import main
+from aib.data import arrays, open_data
 from aib.report import build_report
 from aib.train.config import TrainConfig, config_from_dict, config_to_dict, read_config
+from aib.train.loop import train
 from aib.train.weights import load_run
 from fuzz_checkpoints import copied
 from fuzzing import Case, judge, judged, run_cases
@@ -86,6 +91,51 @@ def test_what_must_not_happen_is_seen(seeds: Path, tmp_path: Path, monkeypatch: 
         "refused": lambda folder: refuse("a reason"), "success": lambda folder: (folder / "own").write_text("x")
     }  # fmt: skip
     assert {name: verdict.outcome for name, verdict in judged(tmp_path / "fine", fine, seeds).items()} == {v: v for v in fine}
+
+
+# --- what expands
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_padding_makes_no_honest_archive_of_a_bomb(padded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "BOMB_BYTES", 1 << 18)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 64, 64), np.uint8)
+    named = {"y_train": np.arange(200) % 2, "x_test": noise[:4], "y_test": np.arange(4) % 2}
+    bomb = {"x_train": np.zeros((200, 64, 64), np.uint8), **named, **({"pad": noise[:50]} if padded else {})}
+    np.savez_compressed(tmp_path / "bomb.npz", **bomb)
+    with pytest.raises(ValueError, match=r"bomb\.npz would unpack to 819,\d+ bytes, more than 200 times their size in it"):
+        open_data(str(tmp_path / "bomb.npz"))
+    # as many bytes of masks in which nothing is marked are honest beside images
+    np.savez_compressed(tmp_path / "honest.npz", x_train=noise, masks_train=np.zeros((200, 64, 64), bool), **named)
+    assert open_data(str(tmp_path / "honest.npz")).train.masks is not None
+    overlapping = bytearray((tmp_path / "bomb.npz").read_bytes())
+    at = overlapping.find(b"PK\x01\x02")  # of the first array: the compressed size that the archive tells
+    struct.pack_into("<I", overlapping, at + 20, len(overlapping) - 100)
+    (tmp_path / "bomb.npz").write_bytes(overlapping)
+    with pytest.raises(ValueError, match=r"bomb\.npz has arrays that overlap"):
+        open_data(str(tmp_path / "bomb.npz"))
+
+
+def test_one_number_called_millions_is_refused(tmp_path: Path, seeds: Path) -> None:
+    run = copied(seeds, "halfway", tmp_path)
+    content = torch.load(run.last, weights_only=True)
+    many = torch.zeros(1, dtype=torch.half).expand(700_000_000)
+    acts: dict[str, Callable[[Path], object]] = {}
+    for name, part in (("optimizer", content["optimizer"]["state"][0]), ("model", content["model"])):
+        first = next(iter(part))
+        kept, part[first] = part[first], many
+        torch.save(content, tmp_path / f"{name}.ckpt")
+        part[first] = kept
+
+        def act(folder: Path, name: str = name) -> object:
+            spoilt = copied(run.path.parent, "run", folder)
+            shutil.copy(tmp_path / f"{name}.ckpt", spoilt.last)
+            return train(TrainConfig(), resume=spoilt.path)
+
+        acts[name] = act
+    for name, verdict in judged(tmp_path / "cases", acts, seeds).items():
+        assert (verdict.outcome, f"last.ckpt is damaged: its {name}" in verdict.said) == ("refused", True), verdict
+        assert verdict.megabytes < SMALL, verdict
 
 
 # --- structured input
