@@ -195,8 +195,8 @@ def test_half_precision_scores_pick_the_anchors_of_their_float32_copies(dtype: t
 
 
 @given(
-    st.lists(st.one_of(SIXTY_FOURTHS, st.floats(width=32, allow_nan=False)), min_size=1, max_size=30),
-    st.lists(st.one_of(SIXTY_FOURTHS, st.floats(width=32, allow_nan=False)), min_size=1, max_size=30),
+    st.lists(st.one_of(SIXTY_FOURTHS, st.floats(width=32)), min_size=1, max_size=30),
+    st.lists(st.one_of(SIXTY_FOURTHS, st.floats(width=32)), min_size=1, max_size=30),
     st.sampled_from([1, 3, 100]),
 )
 def test_cells_count_what_a_binary_search_does(scores: list[float], edges: list[float], crowd: int) -> None:
@@ -223,11 +223,16 @@ def test_crowded_edges_are_left_to_the_binary_search() -> None:
         assert search.called
 
 
-def test_a_nan_among_many_scores_still_indexes_an_anchor() -> None:
-    scores = torch.rand(functional.FEW_SCORES)
+@pytest.mark.parametrize("num_anchors", [1, 2, 4, 20])
+def test_a_nan_has_the_same_index_among_few_scores_and_many(num_anchors: int) -> None:
+    scores, anchors = torch.rand(functional.FEW_SCORES), torch.linspace(0, 1, num_anchors)
     scores[::7] = math.nan
-    indices = nearest_anchor(scores, torch.linspace(0, 1, 20))
-    assert 0 <= indices.min() <= indices.max() <= 19
+    scores[1::7] = math.inf
+    scores[2::7] = -math.inf
+    for spread in (anchors, torch.full_like(anchors, 0.5)):
+        indices = nearest_anchor(scores, spread)
+        assert torch.equal(indices, torch.cat([nearest_anchor(some, spread) for some in scores.split(1000)]))
+        assert 0 <= indices.min() <= indices.max() < num_anchors
 
 
 def test_nearest_anchor_keeps_the_shape_of_strided_scores() -> None:

@@ -138,11 +138,14 @@ def _count_below(scores: Tensor, edges: Tensor) -> Tensor:
         return torch.bucketize(scores, edges, out_int32=True)
     cells = CELLS_PER_EDGE * len(edges)
     scale = cells / (edges[-1] - edges[0])
+    if not 0 < float(scale) < math.inf:  # edges all alike, beyond float32, or not numbers
+        return torch.bucketize(scores, edges, out_int32=True)
 
     def cell(values: Tensor) -> Tensor:
-        return ((values - edges[0]) * scale).nan_to_num_(0.0, cells, 0.0).clamp_(0, cells).to(torch.int32)
+        # one cell more than edges reach, for what lies above all of them; a search puts NaN there, too
+        return ((values - edges[0]) * scale).nan_to_num_(cells + 1, cells + 1, 0).clamp_(0, cells + 1).to(torch.int32)
 
-    counts = torch.bincount(cell(edges), minlength=cells + 1)
+    counts = torch.bincount(cell(edges), minlength=cells + 2)
     if (crowd := int(counts.max())) > MOST_IN_CELL:
         return torch.bucketize(scores, edges, out_int32=True)
     before = (counts.cumsum(0) - counts).int().index_select(0, cell(scores))
