@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from aib.classifier import AttentiveClassifier
 from aib.loss import objective
 from aib.models import create_model
-from aib.train.fabric import compiled_forward
+from aib.train.fabric import compiled_forward, wrong_gradients
 from aib.train.loop import train
 from tiny import outcome, tiny_config, write_npz
 
@@ -69,6 +70,55 @@ def test_a_compiler_that_errs_is_refused(small_model: Make, monkeypatch: pytest.
     with pytest.raises(ValueError, match=f"{said}.*train without --compile") as caught:
         compiled_forward(small_model().train(), (4, 3, 16, 16))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("forgotten", ["quantizer.anchors", "attention.std_head.", "attention.head.bias", None])
+def test_a_compiler_that_forgets_a_parameter_is_refused(monkeypatch: pytest.MonkeyPatch, forgotten: str | None) -> None:
+    """Those whose gradient is a hundred thousandth of the largest, too; one that only rounds otherwise is not refused."""
+    model = create_model("vgg_aib_qt", 4, width=0.125).train()
+    parts = [value for name, value in model.named_parameters() if forgotten is not None and name.startswith(forgotten)]
+    signs = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(9)).sign()
+
+    def forgetful(forward: Any) -> Any:
+        def run(images: Tensor) -> Any:
+            for part in parts:
+                part.requires_grad_(False)
+            details = forward(images * (1 + torch.finfo(torch.float32).eps * signs))
+            for part in parts:
+                part.requires_grad_(True)
+            return details
+
+        return run
+
+    compile_by(monkeypatch, forgetful)
+    if forgotten is None:
+        compiled_forward(model, (4, 3, 32, 32))
+        return
+    with pytest.raises(ValueError, match=rf"gradients differ from the eager one's, {forgotten}.*train without --compile"):
+        compiled_forward(model, (4, 3, 32, 32))
+
+
+def test_the_gradient_of_every_parameter_is_judged_by_itself() -> None:
+    model = create_model("vgg_aib_qt", 4, width=0.125).train()
+    names, images = [name for name, _ in model.named_parameters()], torch.randn(8, 3, 32, 32)
+
+    def gradients(images: Tensor) -> dict[str, Tensor]:
+        torch.manual_seed(3)
+        loss = objective(model.forward_details(images), torch.arange(8) % 4)["loss"]
+        return dict(zip(names, torch.autograd.grad(loss, list(model.parameters()))))
+
+    expected = gradients(images)
+    passes = [expected, *(gradients(images * (1 + shift)) for shift in (2e-7, -2e-7, 4e-7))]
+    assert wrong_gradients(expected, passes) == {}
+    # a bias whose mean BatchNorm takes away has nothing but rounding
+    pairs = itertools.pairwise(model.named_modules())
+    nothing = {f"{name}.bias" for (name, _), (_, module) in pairs if isinstance(module, torch.nn.BatchNorm2d)}
+    assert nothing < set(names)
+    for factor in (0.0, 0.5, -1.0):
+        seen = {name for name in names if set(wrong_gradients(expected | {name: factor * expected[name]}, passes)) == {name}}
+        assert seen == set(names) - nothing
+    broken = expected | {"quantizer.anchors": torch.full_like(expected["quantizer.anchors"], torch.nan)}
+    assert list(wrong_gradients(broken, passes)) == ["quantizer.anchors"]
 
 
 def test_a_mode_without_a_compiler_is_refused(tmp_path: Path) -> None:
