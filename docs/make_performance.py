@@ -1,14 +1,23 @@
-"""docs/performance.md from the files that `aib bench` leaves in results/bench:  python docs/make_performance.py"""
+"""docs/performance.md from the files that `aib bench` leaves in results/bench:  python docs/make_performance.py
+
+It warns of files that were measured before what they time was changed.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import statistics
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aib.bench import SUBJECTS
-from aib.bench.shown import sentences, table
+from aib.bench.record import FORMAT, Target, source_digests
+from aib.bench.shown import rounds_in_words, sentences, table
+from aib.bench.timing import coverage, median_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "bench"
@@ -16,27 +25,102 @@ RESULTS = ROOT / "results" / "bench"
 HEAD = """# Performance
 
 What the package claims to be fast, measured beside a reference in the same process. Variants take turns, in a new order every
-round; a *ratio* is the median over the rounds of a variant's time divided by the reference's of that round, with a 95 % bootstrap
-interval, and below 1 it is the variant that is faster. Times alone say as much about the machine as about the code: they stand
-beside the ratios to give their size. A target counts as reached where the whole interval is on its side. Every number is in
+round; a *ratio* is the median over the rounds of a variant's time divided by the reference's of that round, and below 1 it is the
+variant that is faster. Its interval goes from the k-th least round to the k-th greatest, with the largest k that covers the true
+median in at least 95 %, whatever the distribution (by the binomial, exactly); the coverage stands below each table. Fewer than 6
+rounds give no interval and no verdict. Times alone say as much about the machine as about the code: they stand beside the ratios
+to give their size. A target counts as reached where the whole interval is on its side. Every number is in
 [results/bench](../results/bench), and each table is made again by the command below it; this page is written by
 `python docs/make_performance.py`.
 """
 
 REMARKS = {
     "step": """*Unclear* is a median below the target whose interval reaches over it: rounds of seconds scatter on a shared machine.
-What a step has beside its floor is batch normalisation, ReLU, pooling, dropout and the optimiser.""",
+What a step has beside its floor is batch normalisation, ReLU, pooling, dropout and the optimiser. "Attention, quantiser and
+bottleneck under 3 % of the step" is not reached for `wrn_aib_qt` as it was written, with the convolutions inside the attention's
+head: the published head is most of the network, 57.6 % of the operations of a forward pass by torch's counter (`vgg_aib_qt`:
+0.02 %). Without them the shares are what the package itself adds.""",
+    "quantizer": """On a busy machine two threads can cost ours its lead: a pass is some ten short operations, after each of which
+the threads wait for each other, and one that has lost its processor is waited for. `--threads 1` shows the quantiser without
+that.""",
     "score": """Other work ran beside this one and fell on the bare passes more often: a ratio below 1 on the clock is that and no
 gain, since scoring holds the bare passes. The ratio of the processor's time is the one that is judged and the one to quote. The
 intervals of the mean cosines came after this measurement: 1.1 s of the processor for 10,000 images under ten edits, 0.7 % of the
 bare passes.""",
+    "variants": """Why each is where it is, with numbers of trials in [log.md](log.md). Channels-last order: the recipes of narrow
+networks have it, the paper's own do not. Folded normalisation: little gain, so it is a function for inference
+(`aib.fold_batch_norm`) and evaluation does without. Crop and mirror in one pass: always, with the same images bit for bit. Malloc
+that keeps freed memory: always on the command line, never in a program that imports the package. bfloat16 is some 20 times slower
+than float32 on these CPUs: an option (`--precision bf16-mixed`), tested to pick the same anchors. `--compile` costs a minute or more
+and gains at most 10 % here, CUDA graphs (`--compile-mode reduce-overhead`) need a GPU: both are off by default, and checked at the
+start of every run against the eager network, logits and the gradient of every parameter. None of the three has been timed on a
+GPU.""",
 }
 """By subject: what limits a target that is not reached, or not with certainty, and what else a number needs beside it."""
 
 
+def read(subject: str) -> dict[str, Any]:
+    """What was measured of a subject.
+
+    The intervals of files of the first format, percentiles of a bootstrap, are computed anew from the rounds they keep; a target
+    whose rounds they do not keep has none.
+    """
+    result: dict[str, Any] = json.loads((RESULTS / f"{subject}.json").read_text(encoding="utf-8"))
+    if result["format"] == FORMAT:
+        return result
+    every = list(_rounds(result))
+    for row in result["rows"]:
+        reference = row["variants"][row["reference"]]
+        for variant in row["variants"].values():
+            for name, seconds in (("ratio", "seconds"), ("processor_ratio", "processor_seconds")):
+                variant[name] = median_interval(list(_divided(variant[seconds], reference[seconds]))).as_json()
+    for target in result["targets"]:
+        median, low, high = target["measured"]
+        if low == high:  # the same every time
+            continue
+        same = (rounds for rounds in every if math.isclose(statistics.median(rounds), median, rel_tol=2e-5))
+        measured = median_interval(next(same, [median]))
+        sense, limit = target["wanted"].split()
+        target["measured"], target["reached"] = measured.as_json(), Target("", sense, float(limit), measured).reached
+    if coverage(result["settings"]["repeats"]) and any(target["measured"][1] is None for target in result["targets"]):
+        result["notes"].append("a verdict without an interval waits for the next measurement: this one did not keep its rounds")
+    return result
+
+
+def _rounds(result: dict[str, Any]) -> Iterator[list[float]]:
+    """All that a target of a file of the first format may be the median of."""
+    for row in result["rows"]:
+        for one, other in itertools.permutations(row["variants"].values(), 2):
+            yield list(_divided(one["seconds"], other["seconds"]))
+        yield from (variant["seconds"] for variant in row["variants"].values())
+    for details in result["details"].values():
+        if isinstance(details, dict) and "epochs" in details:
+            for part in details["shares"]:
+                shares = [epoch["network" if part == "outside" else part] / epoch["training"] for epoch in details["epochs"]]
+                yield [1 - share for share in shares] if part == "outside" else shares
+
+
+def _divided(one: list[float], other: list[float]) -> Iterator[float]:
+    return (a / b for a, b in zip(one, other, strict=True))
+
+
+def warnings(subject: str) -> list[str]:
+    """What was changed, of that which a subject times, since it was measured."""
+    result = json.loads((RESULTS / f"{subject}.json").read_text(encoding="utf-8"))
+    if "sources" not in result:
+        return [f"{subject}: measured by a version that did not note its sources"]
+    now = source_digests(subject)
+    changed = sorted(path for path in now.keys() | result["sources"].keys() if now.get(path) != result["sources"].get(path))
+    return [f"{subject}: measured before the last change of {', '.join(changed)}; again: {result['command']}"] if changed else []
+
+
 def section(subject: str) -> str:
     """One subject: what was measured, the table, the targets and what limits them."""
-    result: dict[str, Any] = json.loads((RESULTS / f"{subject}.json").read_text(encoding="utf-8"))
+    if not (RESULTS / f"{subject}.json").exists():
+        title = SUBJECTS[subject]
+        parts = [f"## {title[0].upper()}{title[1:]}", f"Not measured yet: `aib bench {subject}`."]
+        return "\n\n".join([*parts, *([wrapped(REMARKS[subject])] if subject in REMARKS else [])])
+    result = read(subject)
     machine, title = result["machine"], SUBJECTS[subject]
     parts = [f"## {title[0].upper()}{title[1:]}", wrapped(result["definition"])]
     header, rows = table(result)
@@ -50,8 +134,8 @@ def section(subject: str) -> str:
     loads = f"load {machine['load']:g} before and {machine['load_after']:g} after, " if machine["load_after"] is not None else ""
     parts.append(
         wrapped(
-            f"`{result['command']}`: {where}, threads: {machine['threads']}, {loads}torch {machine['torch']}, medians of "
-            f"{result['settings']['repeats']} rounds, {machine['date']}, commit {machine['commit']}."
+            f"`{result['command']}`: {where}, threads: {machine['threads']}, {loads}torch {machine['torch']}, "
+            f"{rounds_in_words(result['settings']['repeats'])}, {machine['date']}, commit {machine['commit']}."
         )
     )
     return "\n\n".join(part for part in parts if part)
@@ -63,10 +147,12 @@ def wrapped(text: str, indent: str = "") -> str:
 
 
 def page() -> str:
-    """The whole page: every subject that was measured."""
-    measured = [subject for subject in SUBJECTS if (RESULTS / f"{subject}.json").exists()]
-    return "\n\n".join([HEAD.rstrip(), *map(section, measured)]) + "\n"
+    """The whole page."""
+    return "\n\n".join([HEAD.rstrip(), *map(section, SUBJECTS)]) + "\n"
 
 
 if __name__ == "__main__":
     (ROOT / "docs" / "performance.md").write_text(page(), encoding="utf-8")
+    for name in SUBJECTS:
+        if (RESULTS / f"{name}.json").exists():
+            print(*warnings(name), sep="\n", end="\n" * bool(warnings(name)))

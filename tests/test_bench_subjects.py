@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from aib.bench import SUBJECTS, epoch, start
-from aib.bench.record import Settings, measure_subject
+from aib.bench import SUBJECTS, epoch, start, variants
+from aib.bench.record import Findings, Settings, measure_subject
 from aib.cli import main
 from aib.train import loop
 from aib.train.loop import train
@@ -49,17 +49,33 @@ def test_a_subject_in_its_smallest_form_says_all_there_is(subject: str, tmp_path
     for target in result["targets"]:
         assert target["reached"] in ("yes", "no", "unclear")
         assert target["wanted"].split()[0] in ("<", "<=", ">=")
+        assert target["reached"] == "unclear" or target["measured"][1] is not None
+    assert f"bench/{subject}.py" in result["sources"]
     CHECKS.get(subject, lambda result: None)(result)
 
 
 def check_step(result: dict[str, Any]) -> None:
-    assert len(result["targets"]) == 4
-    for details in result["details"].values():
-        own = {part: share[0] for part, share in details["own_shares"].items()}
-        assert 0 < own["quantizer"] < own["all"] < 1
-        assert own["all"] == pytest.approx(own["attention"] + own["quantizer"] + own["bottleneck"], rel=1e-4)
-        assert "attention_head" in own  # of a difference of two short times, which may be below 0
+    assert [target["name"].rpartition(", ")[2] for target in result["targets"]] == [
+        "contiguous: step / floor", "with their convolutions and linear layers", "on their own"
+    ] * 2  # fmt: skip
+    for name, details in result["details"].items():
+        shares = {part: share[0] for part, share in details["shares"].items()}
+        rounds = details["share_rounds"]
+        assert 0 < min(shares["quantizer"], shares["modulation"]) < shares["own"] < shares["all"] < 1
+        parts = ("attention", "quantizer", "modulation", "bottleneck")
+        assert shares["own"] == pytest.approx(sum(shares[part] for part in parts), rel=1e-4)
+        assert shares["own"] == pytest.approx(rounds["own"][0], rel=1e-4)
+        assert "attention_head" in shares  # of a difference of two short times, which may be below 0
         assert "convolution_backward" in details["operation_shares"]
+        # the published head of the wide network is most of it, whatever its width; that of the other is one convolution
+        assert (details["attention_share_of_operations"] > 0.4) is name.startswith("wrn")
+
+
+def check_variants(result: dict[str, Any]) -> None:
+    assert [row["case"]["what"] for row in result["rows"]] == ["training step", "pass in eval mode", "augmentation"]
+    differences = {name.rpartition(", ")[2]: details["largest_difference"] for name, details in result["details"].items()}
+    assert differences["both in one pass"] == 0
+    assert max(differences.values()) < 1e-3
 
 
 def check_quantizer(result: dict[str, Any]) -> None:
@@ -113,7 +129,7 @@ def check_score(result: dict[str, Any]) -> None:
 
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "step": check_step, "quantizer": check_quantizer, "samples": check_samples, "epoch": check_epoch, "growth": check_growth,
-    "explain": check_explain, "score": check_score,
+    "explain": check_explain, "score": check_score, "variants": check_variants,
 }  # fmt: skip
 
 
@@ -124,7 +140,8 @@ def test_the_command_prints_ratios_beside_times_and_a_runs_errors(capsys: pytest
     said = capsys.readouterr().out
     row = next(line for line in said.splitlines() if line.strip().startswith("samples=(4, 4) "))
     assert "MiB" in row
-    assert "[" in row
+    assert "[" not in row
+    assert "medians of 2 rounds, too few for intervals; saved in" in said
     assert said.count("% error") == 3
     assert f"saved in {tmp_path / 'out'}: samples.json, score.json" in said
     (scored,) = json.loads((tmp_path / "out" / "score.json").read_text())["rows"]
@@ -136,6 +153,15 @@ def test_the_command_prints_ratios_beside_times_and_a_runs_errors(capsys: pytest
     given = ("--quick", "--run", str(plain.path), *options[3:5])
     assert "is a vgg_xs, which draws nothing" in refused(capsys, "samples", *given)
     assert "is a vgg_xs, which has no map to score" in refused(capsys, "score", *given)
+
+
+@pytest.mark.slow
+def test_two_processes_step_with_and_without_kept_memory() -> None:
+    found = Findings()
+    variants._allocator({"model": "vgg_xs_aib_qt", "batch": 2, "width": 1.0}, Settings(quick=True, repeats=2, threads=1), found)
+    (row,) = found.rows
+    assert row["variants"].keys() == {"freed memory returned", "freed memory kept"}
+    assert all(seconds > 0 for variant in row["variants"].values() for seconds in variant["processor_seconds"])
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -5,7 +5,7 @@ All of them time their variants in turns and quote ratios (`aib.bench.timing`): 
 
 from __future__ import annotations
 
-__all__ = ["SUBJECTS"]
+__all__ = ["SOURCES", "SUBJECTS"]
 
 SUBJECTS = {
     "step": "a training step against its bare convolutions and linear layers",
@@ -15,6 +15,23 @@ SUBJECTS = {
     "start": "the time to start: aib --help, import aib",
     "growth": "how time and memory grow with batch, image side, channels, anchors and samples",
     "explain": "attention maps against Grad-CAM and occlusion",
+    "variants": "other ways to compute the same: memory order, folding, augmentation in one pass, freed memory kept",
     "score": "the consistency score against its bare forward passes",
 }
 """What each subject measures; the function is ``measure`` of the module of that name here."""
+
+NETWORK = ("anchors.py", "attention.py", "bottleneck.py", "classifier.py", "functional.py", "models")
+STEP = (*NETWORK, "loss.py", "train/optim.py")
+
+SOURCES: dict[str, tuple[str, ...]] = {
+    "step": (*STEP, "bench/layers.py", "bench/networks.py", "bench/watching.py"),
+    "quantizer": ("anchors.py", "functional.py"),
+    "samples": NETWORK,
+    "epoch": (*STEP, "data/augment.py", "data/bundle.py", "data/folder.py", "train/loop.py"),
+    "start": ("__init__.py", "__main__.py", "cli.py", "commands/__init__.py"),
+    "growth": STEP,
+    "explain": (*NETWORK, "interpret/choice.py", "interpret/explainers.py"),
+    "score": (*NETWORK, "interpret/consistency.py", "interpret/named_edits.py"),
+    "variants": (*STEP, "folding.py", "data/augment.py", "commands/allocator.py"),
+}
+"""By subject the files and folders of the package that it times: numbers from before their last change are of other code."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["sentences", "table"]
+from aib.bench.timing import coverage
+
+__all__ = ["rounds_in_words", "sentences", "table"]
 
 MARKS = {"yes": "reached", "no": "NOT reached", "unclear": "unclear"}
 
@@ -40,10 +42,17 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     said = []
     for target in result["targets"]:
         unit = f" {target['unit']}" if target["unit"] else ""
-        said.append(
-            f"target {target['wanted']}{unit}: {target['name']} is {_interval(target['measured'])}, {MARKS[target['reached']]}"
-        )
+        verdict = MARKS[target["reached"]] if target["measured"][1] is not None else "no verdict without an interval"
+        said.append(f"target {target['wanted']}{unit}: {target['name']} is {_interval(target['measured'])}, {verdict}")
     return [*said, *result["notes"]]
+
+
+def rounds_in_words(rounds: int) -> str:
+    """What the numbers are of, and how far their intervals can be relied on."""
+    covered = coverage(rounds)
+    if covered is None:
+        return f"medians of {rounds} rounds, too few for intervals"
+    return f"medians of {rounds} rounds, intervals that cover them in {covered:.1%}"
 
 
 def _interval(measured: Sequence[float | None]) -> str:

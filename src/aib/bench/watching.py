@@ -5,23 +5,30 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aib.bench.layers import LAYERS
 
-__all__ = ["operation_shares", "own_seconds"]
+__all__ = ["Spent", "module_seconds", "operation_shares"]
 
 PAID_FOR = ("ConvolutionBackward", "MkldnnConvolution", "CudnnConvolution", "AddmmBackward", "LinearBackward", "MmBackward")
 """Beginnings of the names of what convolutions and linear layers leave in the graph of the backward pass."""
 
 
-def own_seconds(
+class Spent(NamedTuple):
+    """Seconds of some modules: those of the convolutions and linear layers inside them, and those of all else."""
+
+    own: float
+    layers: float
+
+
+def module_seconds(
     parts: Mapping[str, Sequence[nn.Module]], step: Callable[[], object], wait: Callable[[], None] = lambda: None
-) -> dict[str, float]:
-    """Seconds that modules take inside a training step, without the convolutions and linear layers inside them.
+) -> dict[str, Spent]:
+    """Seconds that modules take inside a training step, the convolutions and linear layers inside them apart.
 
     The forward pass of a module is timed from call to return. In the backward pass every node of the graph is timed that lies
     between the module's outputs and its inputs. ``wait`` is called around each, so that on a GPU the sum is an upper bound: what
@@ -33,9 +40,9 @@ def own_seconds(
         wait: of `aib.bench.timing.device_wait`.
 
     Returns:
-        By name the seconds of those modules, and under ``""`` those of the whole step.
+        By name the seconds of those modules, and under ``""`` those of the whole step, as its own.
     """
-    taken = dict.fromkeys(parts, 0.0)
+    own, layers = dict.fromkeys(parts, 0.0), dict.fromkeys(parts, 0.0)
 
     def now() -> float:
         wait()
@@ -45,41 +52,43 @@ def own_seconds(
     try:
         for name, modules in parts.items():
             for module in modules:
-                handles += _watch(module, name, taken, now)
+                handles += _watch(module, name, own, layers, now)
         start = now()
         step()
         total = now() - start
     finally:
         for handle in handles:
             handle.remove()
-    return taken | {"": total}
+    return {name: Spent(own[name], layers[name]) for name in parts} | {"": Spent(total, 0.0)}
 
 
-def _watch(module: nn.Module, name: str, taken: dict[str, float], now: Callable[[], float]) -> list[Any]:
-    """Hooks that add the time of a module to ``taken[name]`` and take away that of the layers inside it."""
+def _watch(module: nn.Module, name: str, own: dict[str, float], layers: dict[str, float], now: Callable[[], float]) -> list[Any]:
+    """Hooks that add the time of a module to ``own[name]`` or, for that of the layers inside it, to ``layers[name]``."""
 
-    def pair(sign: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    def pair(taken: dict[str, float], besides: dict[str, float] | None = None) -> tuple[Callable[..., None], Callable[..., None]]:
         began: list[float] = []
 
         def start(*_: Any) -> None:
             began.append(now())
 
         def stop(*_: Any) -> None:
-            taken[name] += sign * (now() - began.pop())
+            seconds = now() - began.pop()
+            taken[name] += seconds
+            if besides is not None:
+                besides[name] -= seconds
 
         return start, stop
 
     def watch_backward(_: nn.Module, inputs: Any, outputs: Any) -> None:
         behind = {tensor.grad_fn for tensor in inputs if isinstance(tensor, Tensor)}
         for node in _between([tensor.grad_fn for tensor in _tensors(outputs)], behind):
-            if not node.name().startswith(PAID_FOR):
-                start, stop = pair(1)
-                node.register_prehook(start)
-                node.register_hook(stop)
+            start, stop = pair(layers if node.name().startswith(PAID_FOR) else own)
+            node.register_prehook(start)
+            node.register_hook(stop)
 
     handles = []
-    for watched, sign in [(module, 1), *((layer, -1) for layer in module.modules() if isinstance(layer, LAYERS))]:
-        start, stop = pair(sign)
+    inside = [layer for layer in module.modules() if isinstance(layer, LAYERS)]
+    for watched, (start, stop) in [(module, pair(own)), *((layer, pair(layers, own)) for layer in inside)]:
         handles += [watched.register_forward_pre_hook(start), watched.register_forward_hook(stop)]
     return [*handles, module.register_forward_hook(watch_backward)]
 

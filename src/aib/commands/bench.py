@@ -17,14 +17,14 @@ from aib.commands.options import parse_options
 class BenchOptions:
     """Time parts of the package against references that take turns with them, and compare the ratios with targets.
 
-    Subjects are step, quantizer, samples, epoch, start, growth, explain and score; all of them where none is named. Every number
-    ends in results/bench/SUBJECT.json.
+    Subjects are step, quantizer, samples, epoch, start, growth, explain, variants and score; all of them where none is named. Every
+    number ends in results/bench/SUBJECT.json.
     """
 
     subjects: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to measure."""
     repeats: int | None = None
-    """Rounds of every measurement; by default 7, and 2 with --quick."""
+    """Rounds of every measurement; by default 12, and 2 with --quick. Intervals and verdicts take 6."""
     threads: int | None = None
     """Threads of the processor; by default those torch takes."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -50,8 +50,8 @@ def run(arguments: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from aib.bench.record import Settings, check_subjects, measure_subject
-    from aib.bench.shown import sentences, table
+    from aib.bench.record import QUICK_ROUNDS, ROUNDS, Settings, check_subjects, measure_subject
+    from aib.bench.shown import rounds_in_words, sentences, table
 
     subjects = check_subjects(options.subjects)
     if options.run is not None and not {"samples", "score"} & set(subjects):
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.run is not None and options.width is not None:
         raise ValueError("--width goes without --run, whose network has a width of its own")
     settings = Settings(
-        repeats=options.repeats if options.repeats is not None else 2 if options.quick else 7,
+        repeats=options.repeats if options.repeats is not None else QUICK_ROUNDS if options.quick else ROUNDS,
         threads=options.threads, device=options.device, quick=options.quick, width=options.width, batch_size=options.batch_size,
         run=options.run, seed=options.seed,
     )  # fmt: skip
@@ -90,7 +90,7 @@ def run(arguments: Sequence[str]) -> None:
     load = "" if machine["load_after"] is None else f", load {machine['load_after']:g}"
     console.print(
         f"\n{machine['device'] if options.device == 'cuda' else machine['cpu']}, {machine['threads']} threads{load}, "
-        f"torch {machine['torch']}, medians of {settings.repeats} rounds; saved in {options.out}: "
+        f"torch {machine['torch']}, {rounds_in_words(settings.repeats)}; saved in {options.out}: "
         + ", ".join(f"{subject}.json" for subject in subjects),
         soft_wrap=True,
     )
