@@ -2,8 +2,9 @@
 
 python benchmarks/kill_runs.py --kills 50 --record results/faults.json
 
-It ends with an error where a file cannot be read, a temporary file is left, or weights, optimiser, checkpoints or log of a resumed
-run differ in one bit from those of a run that nothing disturbed.
+Two thirds of the kills come at points drawn from those that Python sees, the others at any time (`kill_runs` in tests/kills.py). It
+ends with an error where a file cannot be read, a temporary file is left, or weights, optimiser, checkpoints or log of a resumed run
+differ in one bit from those of a run that nothing disturbed.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main() -> None:
         )  # fmt: skip
         server.close()
     runs, steps = kills[-1].run, Counter(whole.points)["step"]
+    timed = sum(kill.moment.startswith("after ") for kill in kills)
     inside = sum(kill.moment.partition(" ")[0] in ("write", "flush", "rename", "link") for kill in kills)
     print(f"{len(kills)} kills, {inside} inside a write, in {runs} runs of {steps} steps: every run ended as the undisturbed one")
     if options.record is None:
@@ -54,13 +56,17 @@ def main() -> None:
         "command": shlex.join(["python", "benchmarks/kill_runs.py", *sys.argv[1:]]),
         "environment": machine,
         "note": "every run ended with the weights, optimiser, checkpoints and log of an undisturbed one, bit for bit, no file was "
-        "unreadable after a kill and no temporary file was left at the end; the command fails otherwise",
+        "unreadable after a kill and no temporary file was left at the end; the command fails otherwise. "
+        f"{timed} of the {len(kills)} kills came at a time drawn at random, the others at points drawn from those that Python "
+        "sees: before a file is opened, flushed, renamed, linked or removed, a folder made or a step taken. At a point called "
+        "write, which is where a file would be flushed, it is cut off at random first, as if the rest had not reached the disk",
         "training": shlex.join(["aib", "train", *map(str, (*TRAIN, *EPOCHS, *EVERY_STEP))]),
         "seed": options.seed,
         "seconds": round(time.monotonic() - began),
         "runs": runs,
         "steps_a_run": steps,
         "kills": len(kills),
+        "kills_at_random_times": timed,
         "kills_inside_a_write": inside,
         "moments": [{"run": kill.run, "moment": kill.moment, "checkpoint_step": kill.step} for kill in kills],
     }

@@ -204,9 +204,10 @@ def _give_stdout(where: str, copy: str) -> None:
 def act_at(folder: str, point: str, number: int, action: str, trace: str | None = None) -> None:
     """Do something when the program comes to a point for the ``number``-th time.
 
-    Points are ``step`` and, for the files in ``folder``: ``open NAME`` (for writing), ``write NAME`` (half of it is written),
-    ``flush NAME`` (all of it is), ``rename NAME``, ``link NAME``, ``remove NAME`` and ``mkdir NAME``; the thing itself is yet to
-    be done. A temporary file has the name of the one that it becomes, and the folder itself is called ``folder``.
+    Points are ``step`` and, for the files in ``folder``: ``open NAME`` (for writing), ``write NAME`` (about to be flushed, it is
+    cut off at random first, as if the rest had not reached the disk), ``flush NAME`` (all of it is written), ``rename NAME``,
+    ``link NAME``, ``remove NAME`` and ``mkdir NAME``; the thing itself is yet to be done. A temporary file has the name of the one
+    that it becomes, and the folder itself is called ``folder``.
 
     Args:
         action: ``"kill"``, ``"full"`` (no space is left on the device) or the names of the signals that arrive.

@@ -76,7 +76,7 @@ def _orders(case: dict[str, Any], settings: Settings, found: Findings) -> None:
         logits.append(training.model.forward_details(training.images).logits)
     timings = take_turns({order: training.step for order, training in trainings.items()}, CONTIGUOUS, **settings.turns())
     found.rows.append(timings.as_row({**case, "what": "training step"}, items=case["batch"]))
-    _note_difference(f"{case['model']}, {LAST}", *logits, found)
+    _note_difference(f"{case['model']}, {LAST}", found, *logits)
 
 
 def _folding(case: dict[str, Any], settings: Settings, found: Findings) -> None:
@@ -88,7 +88,7 @@ def _folding(case: dict[str, Any], settings: Settings, found: Findings) -> None:
         folded = fold_batch_norm(model, images)
         timings = take_turns({WHOLE: partial(model, images), FOLDED: partial(folded, images)}, WHOLE, **settings.turns())
         found.rows.append(timings.as_row({**case, "what": "pass in eval mode"}, items=case["batch"]))
-        _note_difference(f"{case['model']}, {FOLDED}", model(images), folded(images), found)
+        _note_difference(f"{case['model']}, {FOLDED}", found, model(images), folded(images))
 
 
 def _augmentation(batch_size: int, settings: Settings, found: Findings) -> None:
@@ -103,10 +103,10 @@ def _augmentation(batch_size: int, settings: Settings, found: Findings) -> None:
     for run in variants.values():
         torch.manual_seed(settings.seed)
         results.append(run().float())
-    _note_difference(f"augmentation, {FUSED}", *results, found)
+    _note_difference(f"augmentation, {FUSED}", found, *results)
 
 
-def _note_difference(name: str, expected: Tensor, ours: Tensor, found: Findings) -> None:
+def _note_difference(name: str, found: Findings, expected: Tensor, ours: Tensor) -> None:
     difference = ((ours - expected).abs().max() / expected.abs().max()).item()
     found.details[name] = {"largest_difference": float(f"{difference:.6g}")}
     found.notes.append(f"{name}: the result differs by {difference:.1g} of its largest value")

@@ -25,7 +25,7 @@ __all__ = ["ForwardDetails", "compiled_forward", "meet", "wrong_gradients"]
 TOLERANCE, MIXED_TOLERANCE = 1e-3, 5e-2
 """Largest difference of the compiled network's logits, as a share of the largest logit, and where half precision rounds."""
 
-GRADIENT_TOLERANCE, ROUNDING_TOLERANCE, GRADIENT_FLOOR = 0.1, 10, 1e-7
+GRADIENT_TOLERANCE, ROUNDING_TOLERANCE, GRADIENT_FLOOR = 0.15, 10, 1e-7
 """Largest difference in the gradient of a parameter, in norms: as a share of its own; as a multiple of what rounding the images
 does to it, for those that are nothing but rounding, such as a bias before BatchNorm; and as a share of the gradient of all."""
 
