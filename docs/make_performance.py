@@ -41,13 +41,13 @@ bottleneck under 3 % of the step" is not reached for `wrn_aib_qt` as it was writ
 head: the published head is most of the network, 57.6 % of the operations of a forward pass by torch's counter (`vgg_aib_qt`:
 0.02 %). Without them the shares are what the package itself adds.""",
     "quantizer": """Two threads are for idle machines. From 32,768 positions on torch shares each of some twenty short
-operations among its threads, which wait for each other after each: on two cores that were busy with other work, 32 maps of 56x56 at 20
-anchors took 30 times as long with two threads as with one (11 rounds, a trial). `--threads 1` measures without that.""",
+operations among its threads, which wait for each other after each: on two cores that were busy with other work, 32 maps of 56x56
+at 20 anchors took 30 times as long with two threads as with one (11 rounds, a trial). `--threads 1` measures without that.""",
     "score": """Other work ran beside this one and fell on the bare passes more often: a ratio below 1 on the clock is that and no
 gain, since scoring holds the bare passes. The ratio of the processor's time is the one that is judged and the one to quote. The
 intervals of the mean cosines came after this measurement: 1.1 s of the processor for 10,000 images under ten edits, 0.7 % of the
 bare passes.""",
-    "variants": """Why each is where it is, with the numbers of trials in [log.md](log.md). Channels-last order: the recipes of narrow
+    "variants": """Why each is where it is, with numbers of trials in [log.md](log.md). Channels-last order: the recipes of narrow
 networks have it, the paper's own do not. Folded normalisation: little gain, so it is a function for inference
 (`aib.fold_batch_norm`) and evaluation does without. Crop and mirror in one pass: always, with the same images bit for bit. Malloc
 that keeps freed memory: always on the command line, never in a program that imports the package. bfloat16 is some 20 times slower
