@@ -24,7 +24,6 @@ from aib.data.augment import random_crop, random_flip
 from aib.models import create_model
 from aib.train import fabric, loop, watch
 from aib.train.agreement import Agreement
-from aib.train.checkpoint import load_checkpoint
 from aib.train.loop import train
 from aib.train.predict import predict, summarize
 from aib.train.processes import World, read_world
@@ -392,25 +391,3 @@ def test_a_stop_asked_of_one_process_is_saved_by_all_and_goes_on_in_one(tmp_path
     assert 5 <= done <= 15
     folder = train(tiny_config(path, "elsewhere"), resume=tmp_path / "run")
     assert [row["step"] for row in rows(folder)] == [row["step"] for row in rows(whole)]
-
-
-@posix
-def test_a_process_killed_in_mid_epoch_ends_the_other_with_the_way_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_npz(tmp_path / "data.npz")
-    original = loop._Fit._step
-
-    def step(self: Any, *arguments: Any) -> Any:
-        if self.rank == 1 and self.state.step == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, *arguments)
-
-    monkeypatch.setattr(loop._Fit, "_step", step)
-    for name, value in {"GRACE": 1.0, "WORD_SECONDS": 2.0}.items():
-        monkeypatch.setattr(watch, name, value)
-    run = tmp_path / "run"
-    (first, said), (second, _) = run_ranks(2, lambda rank: train(tiny_config(path, run, checkpoint_minutes=0)) and None, tmp_path)
-    assert (first, second) == (2, -signal.SIGKILL)
-    assert "process 1 of 2 is gone" in said
-    assert load_checkpoint(loop.RunFolder(run).last)["state"]["step"] in (1, 2)
