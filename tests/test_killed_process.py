@@ -1,4 +1,4 @@
-"""A training of two processes, one of which is killed: the small form of what tests/test_many_machines.py does with the commands."""
+"""A training of two processes, one of them killed: the small form of what tests/test_many_machines.py does with commands."""
 
 from __future__ import annotations
 
