@@ -13,6 +13,7 @@ import torch
 from aib.bench import SUBJECTS, epoch, start, variants
 from aib.bench.record import Findings, Settings, measure_subject
 from aib.cli import main
+from aib.commands import allocator
 from aib.train import loop
 from aib.train.loop import train
 from tiny import tiny_config, write_npz
@@ -76,6 +77,7 @@ def check_variants(result: dict[str, Any]) -> None:
     differences = {name.rpartition(", ")[2]: details["largest_difference"] for name, details in result["details"].items()}
     assert differences["both in one pass"] == 0
     assert max(differences.values()) < 1e-3
+    assert {name: value for name, (_, value) in allocator.SETTINGS.items()} == variants.KEEPING
 
 
 def check_quantizer(result: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from ranks import run_ranks
 from tiny import tiny_config, write_npz
 
 
+@pytest.mark.slow  # 7 seconds or 45: where nobody closes the connection, silence has to be noticed
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are forked here")
 def test_a_process_killed_in_mid_epoch_ends_the_other_with_the_way_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -25,7 +25,6 @@ from torch import Tensor
 from aib.bench.networks import Training, make_training, noise_images
 from aib.bench.record import Findings, Settings
 from aib.bench.timing import take_turns
-from aib.commands.allocator import SETTINGS
 from aib.data.augment import random_crop, random_flip
 from aib.folding import fold_batch_norm
 
@@ -36,6 +35,8 @@ PADDING = 4
 CONTIGUOUS, LAST = "contiguous", "channels last"
 WHOLE, FOLDED = "with batch normalisation", "folded"
 APART, FUSED = "crop, then mirror", "both in one pass"
+KEEPING = {"MALLOC_TRIM_THRESHOLD_": 2**31 - 1, "MALLOC_MMAP_THRESHOLD_": 2**30, "MALLOC_TOP_PAD_": 2**26}
+"""What the command line sets (`aib.commands.allocator`, a floor above), as glibc's variables of the environment."""
 RETURNED, KEPT = "freed memory returned", "freed memory kept"
 
 
@@ -127,7 +128,7 @@ def _allocator(case: dict[str, Any], settings: Settings, found: Findings) -> Non
 
             return run
 
-        kept = {name: str(value) for name, (_, value) in SETTINGS.items()}
+        kept = {name: str(value) for name, value in KEEPING.items()}
         timings = take_turns(
             {RETURNED: step_of({}), KEPT: step_of(kept)}, RETURNED,
             **settings.turns(), clock=lambda: (time.perf_counter(), used[0]),
@@ -138,7 +139,7 @@ def _allocator(case: dict[str, Any], settings: Settings, found: Findings) -> Non
 @contextmanager
 def _process(words: list[str], extra: dict[str, str]) -> Iterator[Callable[[], float]]:
     """A process that takes a training step when called, and says how many seconds of the processor that took."""
-    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS} | extra
+    environment = {name: value for name, value in os.environ.items() if name not in KEEPING} | extra
     program = f"from aib.bench.variants import serve_steps; serve_steps(*{words!r})"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
