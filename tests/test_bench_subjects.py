@@ -160,7 +160,7 @@ def test_the_command_prints_ratios_beside_times_and_a_runs_errors(capsys: pytest
 @pytest.mark.slow
 def test_two_processes_step_with_and_without_kept_memory() -> None:
     found = Findings()
-    variants._allocator({"model": "vgg_xs_aib_qt", "batch": 2, "width": 1.0}, Settings(quick=True, repeats=2, threads=1), found)
+    variants._allocator({"model": "vgg_aib_qt", "batch": 2, "width": 0.1}, Settings(quick=True, repeats=2, threads=1), found)
     (row,) = found.rows
     assert row["variants"].keys() == {"freed memory returned", "freed memory kept"}
     assert all(seconds > 0 for variant in row["variants"].values() for seconds in variant["processor_seconds"])
