@@ -27,8 +27,8 @@ def sections(root: Path, change: Callable[[dict[str, Any]], object] = lambda sco
     _json(run / "score" / "test.json", scores)
     record = read_run(run)
     assert record.scores is not None
-    first, second = metric_sections(record, record.scores)
-    return first, second
+    removal, _, steadiness = metric_sections(record, record.scores)
+    return removal, steadiness
 
 
 def three_fills(scores: dict[str, Any]) -> None:
@@ -87,24 +87,53 @@ def test_the_uniform_map_may_be_the_best_control_and_the_choice_falls_back_on_th
     assert "Grey: edges, the control of the map with the greatest SRG; paler" in section.figures[0].sentence
 
 
+def filled(svg: str) -> list[str]:
+    """The controls that are drawn as the best, and of what."""
+    nodes = ElementTree.fromstring(svg).iter(f"{SPACE}circle")
+    return [(node.findtext(f"{SPACE}title") or "").partition(":")[0] for node in nodes if node.get("fill") == CONTROL and len(node)]
+
+
 def test_areas_are_drawn_with_intervals_and_the_best_control_of_each_sense_is_filled(tmp_path: Path) -> None:
     def change(scores: dict[str, Any]) -> None:
         maps = scores["faithfulness"]["fills"]["mean"]
+        scores["faithfulness"]["fills"] = {"mean": maps}
         maps["edges"] = {**_removed(0.3), "deletion": [0.15, 0.1, 0.2], "insertion": [0.45, 0.4, 0.5]}
         maps["uniform"] = {**_removed(0.0), "deletion": [0.55, 0.5, 0.6], "insertion": [0.56, 0.5, 0.6]}
+        del scores["faithfulness"]["above"]  # as in older files: the best is by the means
 
     section, _ = sections(tmp_path, change)
     deletion, insertion = (named(list(section.figures), metric) for metric in ("deletion", "insertion"))
     assert "mean colour: own map 0.20 (0.10 to 0.30)" in deletion.svg
     assert "mean colour: own map 0.81 (0.10 to 0.90)" in insertion.svg
-    for one, best, other in ((deletion, "edges", "uniform"), (insertion, "uniform", "edges")):
-        fills = {}
-        for node in ElementTree.fromstring(one.svg).iter(f"{SPACE}circle"):
-            title = node.findtext(f"{SPACE}title") or ""
-            fills.setdefault(title.partition(",")[0], node.get("fill"))
-        assert (fills[best], fills[other]) == (CONTROL, "none")
+    assert filled(deletion.svg) == ["edges, a control of own map", "edges, a control of Grad-CAM"]
+    assert filled(insertion.svg) == ["uniform, a control of own map", "uniform, a control of Grad-CAM"]
     assert "says nothing of the map" in deletion.sentence
     assert "does not rank" in insertion.sentence
+
+
+@pytest.mark.parametrize(
+    ("metric", "figure"),
+    [("srg", "SRG"), ("deletion", "deletion"), ("insertion", "insertion"), ("polarity", "polarity"),
+     ("attended_removed", "accuracy"), ("unattended_removed", "accuracy")],
+)  # fmt: skip
+def test_each_map_has_its_own_best_control_in_every_figure(tmp_path: Path, metric: str, figure: str) -> None:
+    def change(scores: dict[str, Any]) -> None:
+        found = scores["faithfulness"]
+        found["fills"] = {"blur": found["fills"]["blur"]}
+        best = {"own map": "random", "gradcam": "uniform"}
+        found["above"] = {
+            "blur": {name: {metric: {"control": control, "difference": _around(0.1, 0.05)}} for name, control in best.items()}
+        }
+        names = {"own map": ["edges", "random"], "gradcam": ["uniform", "edges"]}
+        scores["beside_controls"] |= {"controls": ["uniform", "edges", "random"], "controls_of": names}
+
+    section, _ = sections(tmp_path, change)
+    drawn_best = filled(named(list(section.figures), figure).svg)
+    expected = ["random, a control of own map", "uniform, a control of Grad-CAM"]
+    if figure == "accuracy":  # of one half the file does not say: the best is by the means, all alike here
+        of_half = {"attended_removed": slice(0, 2), "unattended_removed": slice(2, 4)}[metric]
+        drawn_best = drawn_best[of_half]
+    assert drawn_best == expected
 
 
 def test_every_difference_is_in_one_table_with_its_control(tmp_path: Path) -> None:
@@ -125,7 +154,7 @@ def test_every_difference_is_in_one_table_with_its_control(tmp_path: Path) -> No
         (-0.016, 20, "another image does, 1.6 (1.2 to 2.0) points more than its steadiest control, an edge detector."),
         (0.016, 20, "another image does, 1.6 (1.2 to 2.0) points less than its steadiest control, an edge detector."),
         (0.001, 20, "another image does, not told apart from its steadiest control, an edge detector."),
-        (0.016, 19, "another image does. Of the explainers"),
+        (0.016, 19, "another image does. Grad-CAM puts"),
     ],
 )
 def test_noise_is_said_beside_the_steadiest_control(tmp_path: Path, difference: float, n: int, said: str) -> None:
@@ -155,7 +184,7 @@ def test_files_before_curves_had_intervals_are_read_and_their_blur_is_not_passed
     assert len(drawn(mean.svg, "polyline", "stroke")) == 8
     assert "In this older file the blur, too, ends on the mean colour" in blur.sentence
     assert "older" not in mean.sentence
-    assert "another image does. Of" in steady.lead
+    assert "another image does. Grad-CAM puts" in steady.lead
     score = score_sections(read_run(tmp_path))[0]
     cosines = next(table for table in score.tables if table.caption == "Mean cosines")
     assert cosines.rows[0][-2:] == ["0.900", "–"]
