@@ -99,8 +99,8 @@ def test_the_same_map_is_called_the_same_only_where_it_is() -> None:
     names = ["last 25 % randomised", "last 50 % randomised"]
     said = same_map_words(names, {names[0]: 1.0, names[1]: 0.971}, source_label)
     assert said == (
-        "With last 25 % random the map is the same: what is random lies behind it. With last 50 % random its scores are the same, "
-        "and only the anchors they snap to are random. These are no controls."
+        "With last 25 % random the map is the same: what is random does not enter it. With last 50 % random its scores are the "
+        "same, and only the anchors they snap to are random. These are no controls."
     )
     assert "anchors" not in same_map_words(names, {}, source_label)
     assert same_map_words([], {}, source_label) == ""
@@ -274,6 +274,21 @@ def test_the_terminal_says_the_same(tmp_path: Path) -> None:
     row = dict(zip(place.columns[0].cells, place.columns[3].cells))
     assert row["chance"] == "11.0"
     assert row["centre"] == "31.0 [29, 33]"
+
+
+def test_the_terminal_has_every_metric_above_its_best_control(tmp_path: Path) -> None:
+    result: dict[str, Any] = copy.deepcopy(make_scores(make_run(tmp_path / "run")))
+    result["sensitivity"]["gradcam"]["above"] = {"control": None, "difference": None}
+    lines = tables(result, "0.9")[-1]
+    rows = list(zip(*(column.cells for column in lines.columns)))
+    assert [row[:2] for row in rows[:6]] == [
+        ("own map", "SRG, mean"), ("own map", "SRG, blur"), ("own map", "polarity, blur"), ("own map", "deletion, blur"),
+        ("own map", "attended gone, blur"), ("own map", "noise"),
+    ]  # fmt: skip
+    assert rows[3][2:] == ("+7.0 [+4, +10]", "random")
+    assert rows[5][2:] == ("-1.6 [-2, -1]", "edges")
+    assert ("gradcam", "noise") not in [row[:2] for row in rows]
+    assert "noise stand above the best control by how much less they are" in " ".join(sentences(result))
 
 
 def test_older_files_without_what_came_since_are_still_read(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _removal(result: Mapping[str, Any]) -> list[Any]:
     gains = _table(f"SRG, by what fills the place of removed cells{n}", "map", *(fill.replace("_", " ") for fill in fills))
     for name in names:
         gains.add_row(_named(name), *(_signed(maps[name]["srg"]) for maps in fills.values()))
-    fill = FILL if FILL in fills else next(iter(fills))
+    fill = _main_fill(fills)
     columns = ("map", "polarity", "deletion", "insertion", "attended gone", "unattended gone")
     rest = _table(f"filled with {fill.replace('_', ' ')}, in %: accuracy with a half of the cells gone, and more", *columns)
     for name in names:
@@ -117,6 +117,11 @@ def _removal(result: Mapping[str, Any]) -> list[Any]:
         halves = (one["attended_removed"]["1/2"], one["unattended_removed"]["1/2"])
         rest.add_row(_named(name), *(_percent(value) for value in (one["polarity"], one["deletion"], one["insertion"], *halves)))
     return [gains, rest]
+
+
+def _main_fill(fills: Iterable[str]) -> str:
+    known = list(fills)
+    return FILL if FILL in known else known[0]
 
 
 def _places(result: Mapping[str, Any]) -> list[Any]:
@@ -142,30 +147,43 @@ def _places(result: Mapping[str, Any]) -> list[Any]:
     return [lines]
 
 
+REMOVED = {
+    "srg": "SRG", "polarity": "polarity", "deletion": "deletion", "insertion": "insertion", "attended_removed": "attended gone",
+    "unattended_removed": "unattended gone",
+}  # fmt: skip
+"""Metrics of the removal that have a best control."""
+
+
 def _above(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
-    """How far each source stands above the best of its controls in every other metric, image by image."""
+    """How far each source stands above the best of its controls in every other metric, image by image.
+
+    The SRG with every fill, the rest of the removal with one: the report has them all.
+    """
     rows = []
     by_fill = result["faithfulness"].get("above", {})
+    fill = _main_fill(by_fill) if by_fill else ""
     images = result["faithfulness"].get("n", 0)
     for source in judged:
-        for metric, label in (("srg", "SRG"), ("polarity", "polarity"), ("unattended_removed", "attended half alone")):
-            for fill, found in by_fill.items():
-                rows.append((source, f"{label}, {fill.replace('_', ' ')}", found.get(source, {}).get(metric), images))
+        for metric, label in REMOVED.items():
+            for one in by_fill if metric == "srg" else (fill,):
+                found = by_fill.get(one, {}).get(source, {}).get(metric)
+                rows.append((source, f"{label}, {one.replace('_', ' ')}", found, images))
+        noise = result["sensitivity"].get(source, {})
+        rows.append((source, "noise", noise.get("above"), noise.get("n", 0)))
         if source in (grid := result.get("grid_pointing", {})).get("above", {}):
             rows.append((source, "grid pointing", grid["above"][source], grid["n"]))
         places = result.get("localization", {})
         for metric, found in places.get("above", {}).get(source, {}).items():
             label = "IoU" if metric == "iou" else metric.replace("_", " ")
             rows.append((source, label, found, places["n"] - places.get("excluded", 0)))
+    rows = [row for row in rows if row[2] is not None and row[2]["difference"] is not None]
     if not rows:
         return []
-    title = "above the best control, in points"
-    lines = _table(title, "map", "metric", "above best", "control")
+    lines = _table("above the best control, in points: more is better in every row", "map", "metric", "above best", "control")
     lines.columns[1].justify = lines.columns[-1].justify = "left"
     for source, label, best, n in rows:
-        if best is not None:
-            few = "" if n >= LEAST else "  (too few)"
-            lines.add_row(source, label, _points(best["difference"]), _plain(best["control"]) + few)
+        few = "" if n >= LEAST else "  (too few)"
+        lines.add_row(source, label, _points(best["difference"]), _plain(best["control"]) + few)
     return [lines]
 
 
@@ -212,6 +230,11 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
             "noise: mean change of the map by noise no one sees, over its mean change to another image. Uniform and centred maps "
             "have none, and another image's map has the map's own. grid: maps that do not depend on the class are at chance by "
             "definition."
+        )
+    if result["faithfulness"].get("above"):
+        said.append(
+            "Deletion, accuracy with the attended half gone and noise stand above the best control by how much less they are. The "
+            "report has them with every fill."
         )
     if "map_ablation" in result:
         shown = ", ".join(f"{name.replace('_', ' ')} {_percent(value)}" for name, value in result["map_ablation"].items())
