@@ -64,7 +64,7 @@ def test_every_part_shows_the_numbers_of_the_file(tmp_path: Path) -> None:
         "97 of 100, 97.0 %", "80.0 (75.0 to 85.0)", "70.0 (65.0 to 75.0)", "+30.0 (+20.0 to +40.0)",  # own map, all images
         "37 of 40, 92.5 %", "60.0 (55.0 to 65.0)", "+15.0 (+5.0 to +25.0)", "0.85", "0.95",  # Grad-CAM, images of the controls
         "100.0 / 0.0", "50.0 / 40.0", "last 25 % random (no control)",  # controls
-        "+0.10 (+0.07 to +0.13)", "−0.20", "With last 25 % random the map is the same: what is random lies behind it.",
+        "+0.10 (+0.07 to +0.13)", "−0.20", "With last 25 % random the map is the same: what is random does not enter it.",
         "+0.61 (+0.56 to +0.66)", "0.30 (0.20 to 0.40) above its best control, an edge detector",
         "Yes: filled with a blur", "3.7 % (3.2 to 4.2)",
         "one map for all images",

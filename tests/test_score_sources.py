@@ -104,6 +104,18 @@ def test_a_map_that_is_merely_alike_stays_a_control() -> None:
     assert found.same_map == ["last 25 % randomised"]
 
 
+@pytest.mark.parametrize("name", ["vgg_att2", "vgg_att3", "vgg_pan"])
+def test_random_weights_that_do_not_enter_an_explainers_map_make_no_control(name: str) -> None:
+    """The mean gradient over block 5 is free of the softmax over its positions: `vgg_att`'s attention leaves Grad-CAM as it is."""
+    trained, fresh = twins(name, width=0.0625)
+    networks = randomized_networks(trained, fresh, pictures(8), percentages=[])
+    layer = cam_layer(trained, (3, 32, 32))
+    judged: dict[str, Explainer] = {OWN_MAP: AttentionMap(trained), "gradcam": GradCAM(trained, layer)}
+    found = ScoreSources.of(judged, networks, pictures(8), seed=0)
+    assert found.same_map == (["attention randomised@gradcam"] if name.startswith("vgg_att") else [])
+    assert {"untrained", "attention randomised"} <= set(found.controls_of(OWN_MAP))
+
+
 ATTENTIVE = ("vgg_att2", "vgg_att3", "vgg_pan", "vgg_cbam", "wrn_abn", "vgg_xs_aib", "vgg_xs_aib_qt")
 
 

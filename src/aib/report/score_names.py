@@ -99,7 +99,7 @@ def same_map_words(names: Sequence[str], similarity: Mapping[str, float | None],
     same = [name for name in names if name not in moved]
     said = []
     if same:
-        said.append(f"With {', '.join(map(label, same))} the map is the same: what is random lies behind it.")
+        said.append(f"With {', '.join(map(label, same))} the map is the same: what is random does not enter it.")
     if moved:
         said.append(f"With {', '.join(map(label, moved))} its scores are the same, and only the anchors they snap to are random.")
     return " ".join([*said, "These are no controls."]) if said else ""
