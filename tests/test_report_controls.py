@@ -160,7 +160,7 @@ def test_few_images_decide_nothing_elsewhere(tmp_path: Path) -> None:
     def change(scores: dict[str, Any]) -> None:
         scores["localization"]["n"] = 19
         scores["grid_pointing"]["n"] = 12
-        scores["randomized"]["untrained"]["spearman"] = [0.9, 0.8, 1.0]
+        scores["randomized"]["untrained"] |= {"spearman": [0.9, 0.8, 1.0], "draws": [0.9, 0.9, 0.9]}
         for one in scores["randomized"].values():
             one["n"] = 7
         scores["detection"]["outside"]["svhn"]["outside"] = 5
@@ -214,6 +214,24 @@ def test_grids_are_spoken_of_as_they_are(tmp_path: Path, maps: dict[str, float],
     text = page_with(tmp_path, change).text
     assert said in text
     assert ("at chance by construction" in text) == ("own map" not in maps)  # a map that has the class in it is no such
+
+
+def test_a_map_of_a_class_is_played_like_an_explainer_even_at_chance(tmp_path: Path) -> None:
+    """`vgg_gap`'s own map: it has controls of a class, and so can fall short of them."""
+
+    def change(scores: dict[str, Any]) -> None:
+        grid = scores["grid_pointing"]
+        grid["maps"] = {"own map": [0.25] * 3, "untrained": [0.3, 0.28, 0.32], "uniform": [0.25] * 3}
+        grid["above"] = {"own map": {"control": "untrained", "difference": [-0.05, -0.07, -0.03]}}
+
+    run = scored(tmp_path / "run", change)
+    text = page_of(build_report([run], tmp_path / "r.html")).text
+    assert (
+        "The map puts 25.0 % (25.0 to 25.0) of itself on the class it explains, not told apart from chance (25 %), "
+        "5.0 (3.0 to 7.0) points below its best control, the network with random weights."
+    ) in text
+    assert "at chance by construction" not in text
+    assert "at chance by construction" in page_with(tmp_path / "other").text
 
 
 def test_what_depends_on_the_zero_of_a_map_is_said(tmp_path: Path) -> None:

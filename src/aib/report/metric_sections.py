@@ -245,9 +245,9 @@ def _steadiness(scores: ScoreRecord) -> Section | None:
 
 
 def _blind(grid: Mapping[str, Any], name: str | None) -> bool:
-    """Whether a map is at chance in every grid, as those are that do not depend on the class."""
+    """Whether a map is at chance in every grid because it does not depend on the class; those that do have a best control."""
     value = grid["maps"].get(name)
-    return value is not None and all(abs(end - grid["chance"]) < 1e-6 for end in value)
+    return value is not None and name not in grid.get("above", {}) and all(abs(end - grid["chance"]) < 1e-6 for end in value)
 
 
 def _grid_lead(scores: ScoreRecord, grid: Mapping[str, Any]) -> str:
