@@ -181,7 +181,8 @@ def make_scores(root: Path, *, above: float = 0.3, explained: float = 0.15, spli
             "rows": [_row(source, *edit, 100) for source in ("own map", "uniform", "edges") for edit in EDITS],
             "comparisons": [_compared("own map", *edit, above) for edit in EDITS],
         },
-        "randomized": {name: {"n": 40, "spearman": _around(value, 0.03), "constant": 0} for name, value in
+        "randomized": {name: {"n": 40, "spearman": _around(value, 0.03), "constant": 0,
+                              "draws": [value - 0.02, value, value + 0.02]} for name, value in
                        (("untrained", 0.1), ("attention randomised", -0.2), ("last 25 % randomised", 1.0))},
         "beside_controls": {"n": 40, "rows": beside, "controls": ["uniform", "edges", "untrained"],
                             "same_map": ["last 25 % randomised"], "comparisons": compared},

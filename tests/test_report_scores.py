@@ -126,31 +126,6 @@ def test_few_images_decide_nothing(tmp_path: Path) -> None:
     assert "Too few images to say: under no edit do 20 predictions stay." in page_with(tmp_path / "all", every).text
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"untrained": -0.17, "last 75 % randomised": 0.18}, "Yes: with random weights the map is another map. The most alike is "
-         "that of the network with its last 75 % random, rank correlation +0.18"),
-        ({"untrained": -0.9, "last 75 % randomised": 0.18}, "Hardly: the network with random weights gives the map much as it is "
-         "but upside down, rank correlation −0.90 (−0.93 to −0.87). Its places show the image and the architecture then; only "
-         "which of them are bright was learned."),
-        ({"untrained": 0.1, "last 75 % randomised": -0.6}, "In part: the network with its last 75 % random gives the map much as "
-         "it is but upside down, rank correlation −0.60 (−0.63 to −0.57); with all weights random it is another."),
-        ({"untrained": -0.27, "last 75 % randomised": 0.57}, "In part: the network with its last 75 % random gives the map much as "
-         "it is"),
-        ({"untrained": 0.8, "last 75 % randomised": 0.57}, "Hardly: the network with random weights gives the map much as it is"),
-        ({"attention randomised@gradcam": 0.7, "untrained@gradcam": 0.1}, "In part: the network with random attention gives"),
-        ({"untrained": 0.1, "untrained@gradcam": 0.7}, "Hardly: the network with random weights gives Grad-CAM much as it is"),
-    ],
-)  # fmt: skip
-def test_the_sanity_check_speaks_of_the_cascade_too(tmp_path: Path, values: dict[str, float], said: str) -> None:
-    def change(scores: dict[str, Any]) -> None:
-        scores["randomized"] = {name: {"n": 40, "spearman": [value, value - 0.03, value + 0.03]} for name, value in values.items()}
-        scores["beside_controls"]["same_map"] = []
-
-    assert said in page_with(tmp_path, change).text
-
-
 def test_files_of_the_first_format_are_still_read(tmp_path: Path) -> None:
     def change(scores: dict[str, Any]) -> None:
         del scores["format"], scores["faithfulness"]["above"], scores["grid_pointing"]["above"]

@@ -50,7 +50,7 @@ SHAPE: Mapping[str, Any] = {
     "against?": [str],
     "image_size?": [int],
     "consistency?": {"n": int, "rows": [_SCORED], "comparisons?": [_COMPARED]},
-    "randomized?": {"*": {"n?": int, "spearman": ESTIMATE, "constant?": int}},
+    "randomized?": {"*": {"n?": int, "spearman": ESTIMATE, "constant?": int, "draws?": [(float, None)]}},
     "beside_controls?": {"n": int, "rows": [_SCORED], "controls": [str], "controls_of?": {"*": [str]}, "same_map?": [str],
                          "not_recomputed?": [str], "comparisons": [_COMPARED]},
     "faithfulness?": {

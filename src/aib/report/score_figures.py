@@ -69,6 +69,7 @@ class DotRow:
         best: the control that is filled, with its interval and its name.
         few: whether it rests on too few images to say; it is pale then.
         note: in grey beside the dot.
+        parts: values whose mean it is, drawn as small rings.
     """
 
     name: str
@@ -78,6 +79,7 @@ class DotRow:
     best: str | None = None
     few: bool = False
     note: str = ""
+    parts: Sequence[float] = ()
 
     @property
     def height(self) -> float:
@@ -154,6 +156,7 @@ def dot_chart(
     rows = [row for group in groups for row in group.rows]
     values = [row.value for row in rows] + [value for row in rows for _, value in row.controls]
     ends = [end for value in values if value is not None for end in value if not math.isnan(end)]
+    ends += [part for row in rows for part in row.parts]
     low, high = _axis_ends([*ends, *(() if line is None else (line,))], bounds)
     names = [_two_lines(group.name) for group in groups]
     said = "; ".join(
@@ -234,13 +237,17 @@ def _missing(chart: Chart, x: Axis, y: float, missing: str) -> None:
 def _dot(chart: Chart, x: Axis, y: float, row: DotRow, value: Estimate, form: Form) -> None:
     pale = PALE if row.few else None
     _whisker(chart, x, y, value, row.colour, form, pale)
+    for part in row.parts:
+        title = element("title", escape(f"{row.name}, one of {len(row.parts)}: {form.number(part)}{form.suffix}"))
+        chart.add("circle", title, cx=x(form.factor * part), cy=y, r=2.4, fill="none", stroke=row.colour, stroke_width=1.1,
+                  opacity=pale, pointer_events="all")  # fmt: skip
     said = f"{row.name}: {form.estimate(value)}" + (", too few images to say" if row.few else "")
     title = element("title", escape(said))
     chart.add("circle", title, cx=x(form.factor * value[0]), cy=y, r=3.6, fill=row.colour, opacity=pale)
     style: dict[str, object] = {} if row.few else {"class_": "ink", "fill": INK}
     chart.text(WIDTH - 3, y + 3.5, form.number(value[0]), anchor="end", size=10, **style)
     if row.note:
-        _beside(chart, x, y, row.note, _reach(x, value, form), (), x.stop + 4)
+        _beside(chart, x, y, row.note, _reach(x, (*value, *row.parts), form), (), x.stop + 4)
 
 
 def _control_dots(chart: Chart, x: Axis, y: float, row: DotRow, form: Form) -> None:
@@ -259,7 +266,7 @@ def _control_dots(chart: Chart, x: Axis, y: float, row: DotRow, form: Form) -> N
         _beside(chart, x, y, shown, _reach(x, best, form), others, x.stop + 43)
 
 
-def _reach(x: Axis, value: Estimate, form: Form) -> list[float]:
+def _reach(x: Axis, value: Sequence[float], form: Form) -> list[float]:
     return [x(form.factor * end) for end in value if not math.isnan(end)]
 
 
@@ -328,14 +335,8 @@ def curve_chart(
         for one in lines
         if one.points
     )
-    below = 42.0 + (15 if second_ticks else 0)
-    chart = Chart(
-        f"{title}: {ends}",
-        x=x,
-        y=y,
-        height=230 + 15.0 * len(rows) + (15 if second_ticks else 0),
-        margin=(28 + 15.0 * len(rows), 16, below, 50),
-    )
+    above, below = 28 + 15.0 * len(rows), 42.0 + (15 if second_ticks else 0)
+    chart = Chart(f"{title}: {ends}", x=x, y=y, height=160 + above + below, margin=(above, 16, below, 50))
     ticks = chart.x.ticks(5) if x_ticks is None else x_ticks
     chart.axes(x_label, "", x_ticks=ticks, suffix=suffix)
     chart.text(4, 14, title, class_="ink", fill=INK, font_weight="600")
