@@ -188,11 +188,11 @@ def test_names_in_a_figure_lie_inside_it_and_off_the_other_points() -> None:
         row = DotRow("map", "#0072b2", (0.5, 0.4, 0.6), spread, f"c{at}")
         root = ElementTree.fromstring(dot_chart("score", [DotGroup(("one",), [row])], bounds=(0.0, 1.0)))
         (label,) = [node for node in root.iter(f"{SVG}text") if (node.text or "").endswith(f"c{at}")]
-        start = float(label.get("x", "")) - (5.3 * len(label.text or "") if label.get("text-anchor") == "end" else 0)
-        assert 0 <= start < start + 5.3 * len(label.text or "") <= 360
+        start = float(label.get("x", "")) - (5.0 * len(label.text or "") if label.get("text-anchor") == "end" else 0)
+        assert 0 <= start < start + 5.0 * len(label.text or "") <= 360
         others = [float(node.get("cx", "")) for node in root.iter(f"{SVG}circle") if node.get("fill") == "none"]
         assert len(others) == 10
-        assert not [place for place in others if start < place < start + 5.3 * len(label.text or "")]
+        assert not [place for place in others if start < place < start + 5.0 * len(label.text or "")]
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def test_curves_have_bands_where_they_are_judged_and_controls_are_grey_and_named
         assert strokes[6:] == [ACCENT] * 2
         assert len(set(strokes)) == 4
         assert sorted(drawn(one.svg, "polygon", "fill")) == sorted(strokes[4:])
-        assert "edges, the best control" in one.svg
-        assert "Grey: edges, the control of the map with the greatest SRG; paler, the uniform map" in one.sentence
+        assert "edges, best control of own map" in one.svg
+        assert "Grey: edges, which of the map’s controls has the greatest SRG; paler, the uniform map" in one.sentence
         assert "Not shown" in one.sentence
     assert len({one.sentence for one in curves}) == 3
     assert "from which insertion starts" in curves[1].sentence
@@ -77,14 +77,14 @@ def test_the_uniform_map_may_be_the_best_control_and_the_choice_falls_back_on_th
     section, _ = sections(tmp_path / "uniform", uniform)
     first = section.figures[0]
     assert len(drawn(first.svg, "polyline", "stroke")) == 6
-    assert first.sentence.endswith("Grey: uniform, the control of the map with the greatest SRG.")
+    assert first.sentence.endswith("Grey: uniform, which of the map’s controls has the greatest SRG.")
 
     def absent(scores: dict[str, Any]) -> None:
         del scores["faithfulness"]["above"]
         scores["beside_controls"]["controls"] = ["uniform", "edges", "untrained"]
 
     section, _ = sections(tmp_path / "absent", absent)
-    assert "Grey: edges, the control of the map with the greatest SRG; paler" in section.figures[0].sentence
+    assert "Grey: edges, which of the map’s controls has the greatest SRG; paler" in section.figures[0].sentence
 
 
 def filled(svg: str) -> list[str]:
@@ -141,10 +141,10 @@ def test_every_difference_is_in_one_table_with_its_control(tmp_path: Path) -> No
     table = section.tables[0]
     assert list(table.columns) == ["map", "metric", "mean colour", "blur"]
     rows = {(row[0], row[1]): row[2] for row in table.rows}
-    assert rows["own map", "SRG"] == "+0.30 (+0.20 to +0.40) edges"
-    assert rows["own map", "deletion"] == "+0.07 (+0.04 to +0.10) random"
-    assert rows["Grad-CAM", "polarity"] == "+25.0 (+5.0 to +45.0) uniform"
-    assert rows["Grad-CAM", "accuracy, attended half removed"] == "+12.5 (+2.5 to +22.5) edges"
+    assert rows["own map", "SRG"] == "+0.30 (+0.20 to +0.40)\nedges"
+    assert rows["own map", "deletion"] == "+0.07 (+0.04 to +0.10)\nrandom"
+    assert rows["Grad-CAM", "polarity"] == "+25.0 (+5.0 to +45.0)\nuniform"
+    assert rows["Grad-CAM", "accuracy, attended half removed"] == "+12.5 (+2.5 to +22.5)\nedges"
     assert "More is better in every row" in (table.note or "")
 
 
@@ -164,7 +164,7 @@ def test_noise_is_said_beside_the_steadiest_control(tmp_path: Path, difference: 
     _, section = sections(tmp_path, change)
     assert said in section.lead.replace("\u00a0", " ")
     row = next(row for row in section.tables[0].rows if row[0] == "own map")
-    assert row[2].endswith(" edges")
+    assert row[2].endswith("\nedges")
 
 
 def test_files_before_curves_had_intervals_are_read_and_their_blur_is_not_passed_off_as_the_new_one(tmp_path: Path) -> None:

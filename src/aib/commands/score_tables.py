@@ -179,7 +179,7 @@ def _above(result: Mapping[str, Any], judged: Sequence[str]) -> list[Any]:
     rows = [row for row in rows if row[2] is not None and row[2]["difference"] is not None]
     if not rows:
         return []
-    lines = _table("above the best control, in points: more is better in every row", "map", "metric", "above best", "control")
+    lines = _table("above the best control, in points (more is better)", "map", "metric", "above best", "control")
     lines.columns[1].justify = lines.columns[-1].justify = "left"
     for source, label, best, n in rows:
         few = "" if n >= LEAST else "  (too few)"

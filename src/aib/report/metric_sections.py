@@ -276,10 +276,12 @@ def _steady_table(scores: ScoreRecord, noise: Mapping[str, Any], grid: Mapping[s
     rows = []
     for name in names:
         best = (grid or {}).get("above", {}).get(name, {})
-        control = f" {source_label(best['control'].partition('@')[0])}" if best.get("control") else ""
+        control = f"\n{source_label(best['control'].partition('@')[0])}" if best.get("control") else ""
         moved = _pooled(noise[name]) if name in noise else None
         least = noise.get(name, {}).get("above", {})
-        steadier = POINTS.estimate(least.get("difference")) + (f" {source_label(least['control'])}" if least.get("control") else "")
+        steadier = POINTS.estimate(least.get("difference")) + (
+            f"\n{source_label(least['control'].partition('@')[0])}" if least.get("control") else ""
+        )
         rows.append([source_label(name), BARE.estimate(moved), steadier, BARE.estimate(maps.get(name)),
                      POINTS.estimate(best.get("difference")) + control])  # fmt: skip
     note = "Noise: a map that is the same for all images has none, and the map of another image has the map’s own. Grid pointing: "

@@ -10,7 +10,7 @@ from aib.report.compare import Table
 from aib.report.parts import Figure
 from aib.report.read_scores import ScoreRecord
 from aib.report.score_figures import PLAIN, POINTS, Line, curve_chart, source_colours
-from aib.report.score_names import fill_label, fill_words, metric_label, source_label, who_is
+from aib.report.score_names import fill_label, fill_words, metric_label, source_label
 from aib.report.style import CONTROL
 
 __all__ = ["removal_above", "removal_curves"]
@@ -51,7 +51,8 @@ def removal_curves(scores: ScoreRecord, found: Mapping[str, Any], fill: str) -> 
     best = _best(scores, found, fill, present[0]) if present else None
     grey = {UNIFORM: (f"{source_label(UNIFORM)}, a control", FAINT)} if UNIFORM in maps else {}
     if best is not None and best in maps:
-        grey[best] = f"{source_label(best)}, the best control", CONTROL
+        beside = f" of {source_label(present[0])}" if len(present) > 1 else ""
+        grey[best] = f"{source_label(best)}, best control{beside}", CONTROL
     lines = []
     for name in [*grey, *reversed(present)]:
         label, colour = grey.get(name) or (source_label(name), colours[name])
@@ -62,7 +63,12 @@ def removal_curves(scores: ScoreRecord, found: Mapping[str, Any], fill: str) -> 
             points = [(at, value) for at, value, *_ in steps]
             lines.append(Line(label, colour, points, dash, width, band=() if name in grey else band))
     svg = curve_chart(f"class probability, filled {fill_words(fill)}", lines, x_label="removed, %", x=(0.0, 100.0))
-    said = [CURVES, SHOWN.get(fill, ""), _grey_words(best if best in grey else None, UNIFORM in grey, scores, present)]
+    first = fill == next(iter(found["fills"]))
+    said = [
+        CURVES if first else "The same curves.",
+        SHOWN.get(fill, ""),
+        _grey_words(best if best in grey else None, UNIFORM in grey, scores, present),
+    ]
     if fill == "blur" and scores.numbers.get("format", 1) < 3:
         said.append(OLDER)
     return Figure(svg, " ".join(sentence for sentence in said if sentence))
@@ -81,8 +87,8 @@ def _best(scores: ScoreRecord, found: Mapping[str, Any], fill: str, source: str)
 def _grey_words(best: str | None, uniform: bool, scores: ScoreRecord, present: Sequence[str]) -> str:
     drawn = []
     if best is not None:
-        beside = "" if len(present) == 1 else f" of {who_is(scores.own, present[0])}"
-        drawn.append(f"{source_label(best)}, the control{beside} with the greatest SRG")
+        whose = "the map’s controls" if present[0] == scores.own else f"the controls of {source_label(present[0])}"
+        drawn.append(f"{source_label(best)}, which of {whose} has the greatest SRG")
     if uniform and best != UNIFORM:
         drawn.append("paler, the uniform map, whose cells go in random order" if drawn else "the uniform map")
     return f"Grey: {'; '.join(drawn)}." if drawn else ""
@@ -105,7 +111,7 @@ def removal_above(above: Mapping[str, Any], judged: Sequence[str], kinds: str) -
                 best = sources.get(name, {}).get(metric, {})
                 control = best.get("control")
                 # a control has the size of the map that it is beside, or was made for it: the row says which
-                named = "" if control is None else f" {source_label(control.partition('@')[0])}"
+                named = "" if control is None else f"\n{source_label(control.partition('@')[0])}"
                 cells.append(SCALED.get(metric, POINTS).estimate(best.get("difference")) + named)
             rows.append([source_label(name), metric_label(metric), *cells])
     note = "By what removed cells are filled with. The numbers to quote: the mean less that of the best control, which is named, "

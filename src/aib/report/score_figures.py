@@ -19,8 +19,8 @@ __all__ = [
 NAME = 16
 """Letters of a name beside its rows; longer ones are put on two lines where they can be."""
 
-ROW, GREY = 13.0, 10.0
-"""Heights of a row, and of the row of its controls below."""
+ROW, GREY, LETTER = 13.0, 10.0, 5.0
+"""Heights of a row and of the row of its controls below; width of a letter of the names beside points."""
 
 PALE = 0.4
 """Opacity of what rests on too few images."""
@@ -173,7 +173,8 @@ def dot_chart(
     bottom = head + sum(heights) + gap * (len(groups) - 1) + 5
     chart = Chart(f"{title}: {said}", height=bottom + 20)
     longest = max((len(part) for name in names for part in name), default=0)
-    left, right = max(104.0, 16 + 6.7 * longest), WIDTH - 46.0
+    widest = max((len(_short(row.best)) for row in rows if row.best), default=0)  # a name right of the greatest values
+    left, right = max(104.0, 16 + 6.7 * longest), WIDTH - min(max(46.0, LETTER * widest + 12), 92.0)
     x = Axis(low * form.factor, high * form.factor, left, right)
     chart.text(4, 14, title, class_="ink", fill=INK, font_weight="600")
     _draw_legend(chart, lines, 29)
@@ -253,17 +254,20 @@ def _dot(chart: Chart, x: Axis, y: float, row: DotRow, value: Estimate, form: Fo
 def _control_dots(chart: Chart, x: Axis, y: float, row: DotRow, form: Form) -> None:
     known = {name: value for name, value in row.controls if value is not None}
     best = known.get(row.best or "")
-    if best is not None:
+    if best is not None and row.best is not None:
+        others = [x(form.factor * value[0]) for name, value in known.items() if name != row.best]
+        _beside(chart, x, y, _short(row.best), _reach(x, best, form), others, WIDTH - 3)  # below the points, which stay visible
         _whisker(chart, x, y, best, CONTROL, form)
     for name, value in known.items():
         title = element("title", escape(f"{name}, a control of {row.name}: {form.estimate(value)}"))
         at, filled = x(form.factor * value[0]), name == row.best
         chart.add("circle", title, cx=at, cy=y, r=3.0 if filled else 2.6, fill=CONTROL if filled else "none", stroke=CONTROL,
                   stroke_width=1.1, pointer_events="all")  # fmt: skip
-    if best is not None and row.best is not None:
-        others = [x(form.factor * value[0]) for name, value in known.items() if name != row.best]
-        shown = row.best.partition(" (")[0].partition(", ")[0]  # size and source are the row's
-        _beside(chart, x, y, shown, _reach(x, best, form), others, x.stop + 43)
+
+
+def _short(name: str) -> str:
+    """A control without size and source, which are the row's."""
+    return name.partition(" (")[0].partition(", ")[0]
 
 
 def _reach(x: Axis, value: Sequence[float], form: Form) -> list[float]:
@@ -277,18 +281,16 @@ def _beside(chart: Chart, x: Axis, y: float, text: str, reach: Sequence[float], 
     """
     every = [*reach, *others]
     named = ((text, min(reach), max(reach)), (f"best: {text}", min(every), max(every)))
-    places = [
-        (shown, at, anchor) for shown, low, high in named for at, anchor in ((high, "start"), (low - 5.3 * len(shown) - 6, "end"))
-    ]
+    wide = {shown: LETTER * len(shown) + 6 for shown, *_ in named}
+    places = [(shown, at, anchor) for shown, low, high in named for at, anchor in ((high, "start"), (low - wide[shown], "end"))]
 
     def cost(place: tuple[str, float, str]) -> tuple[bool, int]:
         shown, at, anchor = place
-        wide = 5.3 * len(shown) + 6
         left = at + 2 if anchor == "start" else at - 3  # the name keeps off what it is beside
-        return at < x.start or at + wide > stop, sum(left < other < left + wide + 1 for other in others)
+        return at < x.start or at + wide[shown] > stop, sum(left < other < left + wide[shown] + 1 for other in others)
 
     shown, at, anchor = min(places, key=cost)
-    chart.text(at + 6 if anchor == "start" else at + 5.3 * len(shown), y + 3.2, shown, size=9, anchor=anchor)
+    chart.text(at + 6 if anchor == "start" else at + wide[shown] - 6, y + 3.2, shown, size=9, anchor=anchor, class_="soft name")
 
 
 def _whisker(chart: Chart, x: Axis, y: float, value: Estimate, colour: str, form: Form, opacity: float | None = None) -> None:

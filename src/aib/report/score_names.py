@@ -98,11 +98,17 @@ def same_map_words(names: Sequence[str], similarity: Mapping[str, float | None],
     moved = [name for name in names if (similarity.get(name) or 1.0) < ALIKE_TO_THE_DIGIT]
     same = [name for name in names if name not in moved]
     said = []
+
+    def listed(names: Sequence[str]) -> str:
+        """Whose maps they are in brackets."""
+        parts = [name.partition("@") for name in names]
+        return ", ".join(f"{label(kind)} ({label(source)})" if at else label(kind) for kind, at, source in parts)
+
     if same:
-        said.append(f"With {', '.join(map(label, same))} the map is the same: what is random does not enter it.")
+        said.append(f"With {listed(same)} the map is the same: what is random does not enter it.")
     if moved:
-        said.append(f"With {', '.join(map(label, moved))} its scores are the same, and only the anchors they snap to are random.")
-    return " ".join([*said, "These are no controls."]) if said else ""
+        said.append(f"With {listed(moved)} its scores are the same, and only the anchors they snap to are random.")
+    return " ".join([*said, "These are no controls." if len(names) > 1 else "This is no control."]) if said else ""
 
 
 def left_out_words(names: Collection[str], controls_of: Mapping[str, Sequence[str]], label: Callable[[str], str]) -> str:
