@@ -24,8 +24,8 @@ RESULTS = ROOT / "results" / "bench"
 
 HEAD = """# Performance
 
-What the package claims to be fast, measured beside a reference in the same process. Variants take turns, in a new order every
-round; a *ratio* is the median over the rounds of a variant's time divided by the reference's of that round, and below 1 it is the
+What the package claims to be fast, measured beside a reference in the same process. Variants take turns, in a changing
+order; a *ratio* is the median over the rounds of a variant's time divided by the reference's of that round, and below 1 it is the
 variant that is faster. Its interval goes from the k-th least round to the k-th greatest, with the largest k that covers the true
 median in at least 95 %, whatever the distribution (by the binomial, exactly); the coverage stands below each table. Fewer than 6
 rounds give no interval and no verdict. Times alone say as much about the machine as about the code: they stand beside the ratios

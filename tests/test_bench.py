@@ -77,6 +77,8 @@ def test_every_round_runs_all_variants_once_in_its_own_order() -> None:
     assert len(found.orders) == 20
     assert len({tuple(order) for order in found.orders}) > 8
     assert {order[0] for order in found.orders} == set("abcd")
+    # each comes before each other as often as after it: who is first meets another machine than who is last
+    assert all(later == earlier[::-1] for earlier, later in zip(found.orders[::2], found.orders[1::2]))
     assert set(turns) == set("abcd")
     again = take_turns(variants, "a", repeats=20, warmup=1, seed=3, least_seconds=0, clock=FakeClock())
     other = take_turns(variants, "a", repeats=20, warmup=1, seed=4, least_seconds=0, clock=FakeClock())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,8 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert "no subject 'stepp'; did you mean 'step'? Subjects are step, quantizer" in refused(capsys, "score", "stepp", *out)
     assert "repeats is 0; it must be at least 1" in refused(capsys, "step", "--repeats", "0", *out)
     assert "threads is 0" in refused(capsys, "step", "--threads", "0", *out)
+    assert f"threads is 9999; this machine has {os.cpu_count()} processors" in refused(capsys, "step", "--threads", "9999", *out)
+    assert "--width is for the subjects step, samples" in refused(capsys, "quantizer", "--width", "0.5", *out)
     assert "batch_size is -1" in refused(capsys, "step", "--batch-size", "-1", *out)
     assert "width is 9.0; it must lie between 0.1 and 4" in refused(capsys, "step", "--width", "9", *out)
     assert "did you mean --repeats?" in refused(capsys, "step", "--repeat", "3", *out)

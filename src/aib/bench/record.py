@@ -73,6 +73,8 @@ class Settings:
         for name, value in (("repeats", self.repeats), ("threads", self.threads), ("batch_size", self.batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.threads is not None and self.threads > (most := os.cpu_count() or 1):
+            raise ValueError(f"threads is {self.threads}; this machine has {most} processors")
         if self.width is not None and not 0.1 <= self.width <= 4:
             raise ValueError(f"width is {self.width}; it must lie between 0.1 and 4, in multiples of the published width")
 

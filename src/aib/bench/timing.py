@@ -163,6 +163,8 @@ def take_turns(
 ) -> Timings:
     """Time ``variants`` in ``repeats`` rounds, each of which runs all of them once, in an order shuffled by ``seed``.
 
+    Every second round runs the other way round than the one before it: of two variants each is first as often as the other.
+
     Rounds of warm-up come first; they also tell how many calls make a turn last ``least_seconds``, since shorter ones measure the
     clock. Garbage is collected between the rounds and not inside them, where it would fall on whoever is running.
 
@@ -184,12 +186,15 @@ def take_turns(
     calls = dict.fromkeys(variants, 1)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     processor: dict[str, list[float]] = {name: [] for name in variants}
-    orders = []
+    orders: list[list[str]] = []
     drawn = random.Random(seed)
     with _no_collection():
         for turn in range(warmup + repeats):
-            order = list(variants)
-            drawn.shuffle(order)
+            if len(orders) % 2:
+                order = orders[-1][::-1]
+            else:
+                order = list(variants)
+                drawn.shuffle(order)
             gc.collect()
             for name in order:
                 taken, used = _timed(variants[name], calls[name], wait, clock)

@@ -12,6 +12,9 @@ import tyro
 
 from aib.commands.options import parse_options
 
+WIDE = ("step", "samples", "epoch", "growth", "explain", "variants")
+"""Subjects with a network whose width can be chosen."""
+
 
 @dataclass(frozen=True)
 class BenchOptions:
@@ -39,8 +42,8 @@ class BenchOptions:
     """A trained run: samples then adds the error of each kind of evaluation, and score takes its network and test images."""
     seed: int = 0
     """Of the order of the variants, of networks and images."""
-    out: Path = Path("results/bench")
-    """Folder for the files."""
+    out: Path | None = None
+    """Folder for the files: results/bench, and with --quick none unless it is named."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -58,6 +61,8 @@ def run(arguments: Sequence[str]) -> None:
         raise ValueError("--run is for the subjects samples and score")
     if options.run is not None and options.width is not None:
         raise ValueError("--width goes without --run, whose network has a width of its own")
+    if options.width is not None and not set(WIDE) & set(subjects):
+        raise ValueError(f"--width is for the subjects {', '.join(WIDE)}")
     settings = Settings(
         repeats=options.repeats if options.repeats is not None else QUICK_ROUNDS if options.quick else ROUNDS,
         threads=options.threads, device=options.device, quick=options.quick, width=options.width, batch_size=options.batch_size,
@@ -66,7 +71,9 @@ def run(arguments: Sequence[str]) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # a file or a pipe has no width to keep to
         console = Console(highlight=False, markup=False, width=200)
-    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out if options.out is not None or options.quick else Path("results/bench")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["aib", "bench", *arguments])
     for subject in subjects:
         with console.status(f"{subject} ...") as status:
@@ -74,7 +81,7 @@ def run(arguments: Sequence[str]) -> None:
             def say(line: str, subject: str = subject, status: Any = status) -> None:
                 status.update(f"{subject}: {line}")
 
-            result = measure_subject(subject, settings, out=options.out, command=command, say=say)
+            result = measure_subject(subject, settings, out=out, command=command, say=say)
         console.print(f"\n{subject}: {result['about']}", style="bold")
         header, rows = table(result)
         made = Table(*header[:2], box=None, pad_edge=False)
@@ -90,7 +97,7 @@ def run(arguments: Sequence[str]) -> None:
     load = "" if machine["load_after"] is None else f", load {machine['load_after']:g}"
     console.print(
         f"\n{machine['device'] if options.device == 'cuda' else machine['cpu']}, {machine['threads']} threads{load}, "
-        f"torch {machine['torch']}, {rounds_in_words(settings.repeats)}; saved in {options.out}: "
-        + ", ".join(f"{subject}.json" for subject in subjects),
+        f"torch {machine['torch']}, {rounds_in_words(settings.repeats)}; "
+        + (f"saved in {out}: {', '.join(f'{subject}.json' for subject in subjects)}" if out is not None else "not saved (--out)"),
         soft_wrap=True,
     )
