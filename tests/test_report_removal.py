@@ -61,6 +61,7 @@ def test_curves_have_bands_where_they_are_judged_and_controls_are_grey_and_named
         assert "edges, best control of own map" in one.svg
         assert "Grey: edges, which of the map’s controls has the greatest SRG; paler, the uniform map" in one.sentence
         assert "Not shown" in one.sentence
+        assert ("95\u00a0% bands over images" in one.sentence) == (one is curves[0])
     assert len({one.sentence for one in curves}) == 3
     assert "from which insertion starts" in curves[1].sentence
     # a band reaches 2 points to both sides of 30 % at half
@@ -184,6 +185,7 @@ def test_files_before_curves_had_intervals_are_read_and_their_blur_is_not_passed
     assert len(drawn(mean.svg, "polyline", "stroke")) == 8
     assert "In this older file the blur, too, ends on the mean colour" in blur.sentence
     assert "older" not in mean.sentence
+    assert "bands" not in mean.sentence
     assert "another image does. Grad-CAM puts" in steady.lead
     score = score_sections(read_run(tmp_path))[0]
     cosines = next(table for table in score.tables if table.caption == "Mean cosines")

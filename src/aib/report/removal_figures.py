@@ -19,7 +19,8 @@ UNIFORM, FAINT = "uniform", "#c3c8ce"
 """The control that is always drawn beside the best one, and its paler grey."""
 
 CURVES = "Probability of the predicted class as cells of the image are removed, the most attended first (solid) or the least "
-CURVES += "attended first (dashed), with 95\u00a0% bands over images at each step."
+CURVES += "attended first (dashed)"
+BANDS = ", with 95\u00a0% bands over images at each step"
 SHOWN = {
     "mean": "Filled with the mean colour: the further the two curves are apart, the more the map’s order matters. Not shown is how "
     "much of the fall the map makes: a flat colour has edges that no photograph has, and the network may answer to those.",
@@ -63,9 +64,9 @@ def removal_curves(scores: ScoreRecord, found: Mapping[str, Any], fill: str) -> 
             points = [(at, value) for at, value, *_ in steps]
             lines.append(Line(label, colour, points, dash, width, band=() if name in grey else band))
     svg = curve_chart(f"class probability, filled {fill_words(fill)}", lines, x_label="removed, %", x=(0.0, 100.0))
-    first = fill == next(iter(found["fills"]))
+    curves = CURVES + BANDS * any(bool(line.band) for line in lines)
     said = [
-        CURVES if first else "The same curves.",
+        f"{curves}." if fill == next(iter(found["fills"])) else "The same curves.",
         SHOWN.get(fill, ""),
         _grey_words(best if best in grey else None, UNIFORM in grey, scores, present),
     ]
