@@ -145,7 +145,7 @@ def _similarity(job: ScoreJob, sources: ScoreSources, split: Split) -> dict[str,
     }
     maps: dict[str, list[Tensor]] = {name: [] for name in sources.networks}
     for draw in range(DRAWS):  # one after the other: networks are large, maps are not
-        networks = sources.networks if draw == 0 else job.sources(draw).networks
+        networks = sources.networks if draw == 0 else sources.again(job.randomized(draw))
         for name, again in networks.items():
             maps[name].append(attributed(again, batches, classes))
     return {name: map_similarity(trained[sources.made_for[name]], draws, job.settings.seed) for name, draws in maps.items()}

@@ -157,10 +157,10 @@ class ScoreJob:
             fresh = start_network(scratch, self.bundle, resumed=not len(self.bundle.train)).to(self.device)
         return randomized_networks(self.run.model, fresh, self.training_images(), seed=self.settings.seed)
 
-    def sources(self, draw: int = 0) -> ScoreSources:
-        """What is judged, and the controls of each, those with random weights of one draw."""
+    def sources(self) -> ScoreSources:
+        """What is judged, and the controls of each, those with random weights of the first draw."""
         own = {OWN_MAP: AttentionMap(self.run.model)} if self.run.model.has_map else {}
-        return ScoreSources.of({**own, **self.explainers}, self.randomized(draw), self.training_images()[:64], self.settings.seed)
+        return ScoreSources.of({**own, **self.explainers}, self.randomized(), self.training_images()[:64], self.settings.seed)
 
 
 def _patches(settings: ScoreSettings, run: LoadedRun, bundle: DataBundle, largest: int) -> dict[str, Tensor]:

@@ -77,6 +77,15 @@ class ScoreSources:
         sizes = {name: _size(one.attribute(images[:2])) for name, one in judged.items()}
         return cls(judged, made, made_for, sizes, same, seed)
 
+    def again(self, networks: Mapping[str, Classifier]) -> dict[str, Explainer]:
+        """As `networks`, of another draw of the weights: by the same names."""
+        made = {
+            control_name(kind, source): _again(explainer, network)
+            for source, explainer in self.judged.items()
+            for kind, network in networks.items()
+        }
+        return {name: one for name, one in made.items() if one is not None}
+
     @property
     def not_recomputed(self) -> list[str]:
         """Judged sources without networks of their own among the controls."""
