@@ -38,21 +38,20 @@ REMARKS = {
     "step": """*Unclear* is a median below the target whose interval reaches over it: rounds of seconds scatter on a shared machine.
 What a step has beside its floor is batch normalisation, ReLU, pooling, dropout and the optimiser. "Attention, quantiser and
 bottleneck under 3 % of the step" is not reached for `wrn_aib_qt` as it was written, with the convolutions inside the attention's
-head: the published head is most of the network, 57.6 % of the operations of a forward pass by torch's counter (`vgg_aib_qt`:
-0.02 %). Without them the shares are what the package itself adds.""",
+head: the published head is more than half of the network's operations, which the next measurement counts. Without them the shares
+are what the package itself adds.""",
     "quantizer": """Two threads are for idle machines. From 32,768 positions on torch shares each of some twenty short
-operations among its threads, which wait for each other after each: on two cores that were busy with other work, 32 maps of 56x56
-at 20 anchors took 30 times as long with two threads as with one (11 rounds, a trial). `--threads 1` measures without that.""",
+operations among its threads, and beside other work two threads can take many times as long as one ([log.md](log.md)).
+`--threads 1` measures without that.""",
     "score": """Other work ran beside this one and fell on the bare passes more often: a ratio below 1 on the clock is that and no
 gain, since scoring holds the bare passes. The ratio of the processor's time is the one that is judged and the one to quote. The
-intervals of the mean cosines came after this measurement: 1.1 s of the processor for 10,000 images under ten edits, 0.7 % of the
-bare passes.""",
+intervals of the mean cosines came after this measurement; a trial of what they cost is in [log.md](log.md).""",
     "variants": """Why each is where it is, with numbers of trials in [log.md](log.md). Channels-last order: the recipes of narrow
 networks have it, the paper's own do not. Folded normalisation: little gain, so it is a function for inference
 (`aib.fold_batch_norm`) and evaluation does without. Crop and mirror in one pass: always, with the same images bit for bit. Malloc
-that keeps freed memory: always on the command line, never in a program that imports the package. bfloat16 is some 20 times slower
-than float32 on these CPUs: an option (`--precision bf16-mixed`), tested to pick the same anchors. `--compile` takes minutes before
-the first step and gains at most 10 % here, CUDA graphs (`--compile-mode reduce-overhead`) need a GPU: both are off by default, and
+that keeps freed memory: always on the command line, never in a program that imports the package. bfloat16 is slower than
+float32 on these CPUs: an option (`--precision bf16-mixed`), tested to pick the same anchors. `--compile` takes its time before
+the first step and gains little here, CUDA graphs (`--compile-mode reduce-overhead`) need a GPU: both are off by default, and
 checked at the start of every run against the eager network, logits and the gradient of every parameter. None of these three has
 been timed on a GPU.""",
 }

@@ -64,9 +64,8 @@ def page() -> str:
 
 
 def _shown(table: PaperTable) -> list[str]:
-    """The table in Markdown, and its notes."""
-    lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
-    return ["\n".join(f"| {' | '.join(line)} |" for line in lines), *map(_wrapped, table.notes)]
+    """The table, and its notes."""
+    return [table.markdown(), *map(_wrapped, table.notes)]
 
 
 def _origin(rows: Sequence[Mapping[str, str]]) -> str:

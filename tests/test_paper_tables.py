@@ -244,6 +244,18 @@ def test_reasons_are_said_once_below_the_table() -> None:
     assert numbered(table1([])) == table1([])
 
 
+def test_markdown_sets_numbers_flush_right() -> None:
+    rows = (("vgg", "20.2 (3)", "", ""), ("vgg_aib", "21", "+0.8", "(a)"))
+    table = PaperTable("title", ("model", "error", "minus vgg", "note"), rows)
+    assert table.markdown().splitlines() == [
+        "| model | error | minus vgg | note |",
+        "| --- | ---: | ---: | --- |",
+        "| vgg | 20.2 (3) |  |  |",
+        "| vgg_aib | 21 | +0.8 | (a) |",
+    ]
+    assert PaperTable("title", ("a", "b"), ()).markdown() == "| a | b |\n| --- | --- |"
+
+
 def test_the_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)  # where nothing was recorded yet
     assert main(["table", "1", "--out", str(tmp_path / "t.md")]) == 0

@@ -236,7 +236,7 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             *([name, *(f"{values[m]:.3f}" for m in metrics), ""] for name, values in control.items()),
         ],
     }
-    return {"title": "Where it looks, beside what knows nothing", "sentences": sentences, "table": table}
+    return {"title": "Where it looks, beside controls", "sentences": sentences, "table": table}
 
 
 def _record(target: Path, options: DemoOptions, run: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""``aib score``: what a run's maps are worth, beside controls that know nothing."""
+"""``aib score``: what a run's maps are worth, beside controls."""
 
 from __future__ import annotations
 

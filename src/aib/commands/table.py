@@ -167,6 +167,4 @@ def _as_text(table: PaperTable, suffix: str) -> str:
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerows([table.columns, *table.rows])
         return buffer.getvalue()
-    lines = [f"**{table.title}**", "", *(f"| {' | '.join(row)} |" for row in (table.columns, ("---",) * len(table.columns)))]
-    lines += [f"| {' | '.join(row)} |" for row in table.rows]
-    return "\n".join([*lines, "", *table.notes, ""])
+    return "\n".join([f"**{table.title}**", "", table.markdown(), "", *table.notes, ""])

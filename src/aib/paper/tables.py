@@ -65,6 +65,12 @@ class PaperTable:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
 
+    def markdown(self) -> str:
+        """Columns and rows as a table in Markdown, columns of numbers flush right."""
+        numeric = [all(cell[:1] in "+-0123456789" for cell in column) for column in zip(*self.rows, strict=True)]
+        rules = ["---:" if right else "---" for right in numeric or [False] * len(self.columns)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (self.columns, rules, *self.rows))
+
 
 def numbered(table: PaperTable) -> PaperTable:
     """The table with the reasons of its last column as numbered notes below, each said once."""
