@@ -135,6 +135,7 @@ def section(subject: str) -> str:
         wrapped(
             f"`{result['command']}`: {where}, threads: {machine['threads']}, {loads}torch {machine['torch']}, "
             f"{rounds_in_words(result['settings']['repeats'])}, {machine['date']}, commit {machine['commit']}."
+            + (f" The run is that of `{result['run_command']}`." if result.get("run_command") else "")
         )
     )
     return "\n\n".join(part for part in parts if part)

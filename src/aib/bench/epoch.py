@@ -12,6 +12,7 @@ beside it).
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from aib.bench.record import Findings, Settings, Target
-from aib.bench.timing import device_wait, median_interval
+from aib.bench.timing import Measured, device_wait, median_interval
 from aib.data.bundle import Batch, DataBundle, Split, TensorSplit, batch_indices
 from aib.data.folder import open_folder
 from aib.train import loop
@@ -104,8 +105,8 @@ def _measure_case(
     after = median_interval([epoch["after"] / epoch["training"] for epoch in epochs])
     found.notes.append(
         f"images in {kind}: "
-        + ", ".join(f"{part.replace('_', ' ')} {share.median:.1%}" for part, share in shares.items())
-        + f" of the training part of an epoch; validation and checkpoint take {after.median:.1%} more"
+        + ", ".join(f"{part.replace('_', ' ')} {_percent(share)}" for part, share in shares.items())
+        + f" of the training part of an epoch; validation and checkpoint take {_percent(after)} more"
     )
     found.details[kind] = {
         "images": len(bundle.train), "batch": batch_size, **options, "epochs": epochs, "after": after.as_json(),
@@ -122,6 +123,11 @@ def _config(options: dict[str, Any], batch_size: int, settings: Settings, out: P
     })  # fmt: skip
 
 
+def _percent(share: Measured) -> str:
+    """``1.2%``, and its interval where there is one."""
+    return f"{share.median:.1%}" + ("" if math.isnan(share.low) else f" [{100 * share.low:.1f}, {100 * share.high:.1f}]")
+
+
 def _tell_speed(bundle: DataBundle, batch_size: int, found: Findings) -> None:
     """How fast the workers are with nobody to wait for, beside what the loop takes of them."""
     batches = batch_indices(torch.arange(len(bundle.train)), batch_size)
@@ -131,9 +137,11 @@ def _tell_speed(bundle: DataBundle, batch_size: int, found: Findings) -> None:
     alone = len(bundle.train) / (time.perf_counter() - began)
     files = found.details["files"]
     taken = len(files["epochs"]) * files["images"] / sum(epoch["training"] for epoch in files["epochs"])
-    share = files["shares"]["waiting"][0]
-    fed = "keep the step fed" if share < WAITING_TARGET else "do NOT keep the step fed: give aib train more --workers"
-    found.notes.append(f"the workers {fed}; alone they decode {alone / taken:.1f} times as many images a second as the loop takes")
+    fed = {
+        "yes": "the workers keep the step fed; ", "no": "the workers do NOT keep the step fed: give aib train more --workers; ",
+        "unclear": "",
+    }[found.targets[-1].reached]  # fmt: skip
+    found.notes.append(f"{fed}alone the workers decode {alone / taken:.1f} times as many images a second as the loop takes")
     files["decoded_over_taken"] = round(alone / taken, 4)
 
 

@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,9 +19,11 @@ import torch
 
 from aib.bench import SOURCES, SUBJECTS
 from aib.bench.timing import Measured, device_wait
+from aib.recipes import start_of
 from aib.train.checkpoint import write_text
 from aib.train.device import choose_device
-from aib.train.run_folder import environment
+from aib.train.record import command_line
+from aib.train.run_folder import RunFolder, environment
 
 __all__ = [
     "FORMAT", "QUICK_ROUNDS", "ROUNDS", "Findings", "Settings", "Target", "check_subjects", "measure_subject",
@@ -155,7 +158,7 @@ def measure_subject(
         name: of `SUBJECTS`.
         settings: see `Settings`.
         out: a folder; None writes nothing.
-        command: that which repeats the measurement, for the record.
+        command: that which repeats the measurement, for the record; that which trains its run is found beside it.
         say: called with a line on what is being done.
 
     Raises:
@@ -180,6 +183,7 @@ def measure_subject(
         "about": SUBJECTS[name],
         "definition": " ".join((module.__doc__ or "").split()),
         "command": command,
+        "run_command": None if settings.run is None else _run_command(settings.run),
         "sources": source_digests(name),
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
         "machine": machine | {"load_after": _load()},
@@ -193,6 +197,12 @@ def measure_subject(
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / f"{name}.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
+
+
+def _run_command(path: Path) -> str:
+    """The command that trains the run which was measured, to the same folder."""
+    folder = RunFolder.open(path)
+    return f"{command_line(folder.config, start_of(folder))} --out {shlex.quote(str(path))}"
 
 
 def source_digests(subject: str) -> dict[str, str]:
