@@ -18,6 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
 INTEROP = [Requirement(line) for line in PROJECT["optional-dependencies"]["interop"]]
+BENCH = [Requirement(line) for line in PROJECT["optional-dependencies"]["bench"]]
 PIN = re.compile(r"([a-z0-9-]+)==([0-9][0-9a-z.]*)")
 
 
@@ -60,7 +61,7 @@ def test_every_import_of_the_tests_is_declared() -> None:
     assert imported_packages(ROOT / "tests") - names(RUNTIME) - names(DEV) - names(INTEROP) <= others
 
 
-@pytest.mark.parametrize("requirement", [*RUNTIME, *DEV, *INTEROP], ids=lambda requirement: requirement.name)
+@pytest.mark.parametrize("requirement", [*RUNTIME, *DEV, *INTEROP, *BENCH], ids=lambda requirement: requirement.name)
 def test_the_pinned_version_is_an_allowed_one(requirement: Requirement) -> None:
     pinned = pins()[canonicalize_name(requirement.name)]
     assert requirement.specifier, f"{requirement.name} has no lower bound"

@@ -189,7 +189,9 @@ def test_a_full_disk_is_told_by_the_file_that_was_to_be(
             continue
         fault = ("act_at", folder.path, f"{point} {Path(name).name}", 1, "full")
         code, _, err = server(*command, fault=fault)
-        assert (code, told(err)) == (2, f"aib train: No space left on device ({folder.path / name})")
+        advice = f"; make room, then go on from the last checkpoint with: aib train --resume {folder.path}"
+        said = f"aib train: No space left on device ({folder.path / name}){advice if name != 'environment.json' else ''}"
+        assert (code, told(err)) == (2, said)
         assert (check_readable(folder), leftovers(folder)) == (0, [])
         command = ("train", "--resume", folder.path)
     finish(server, folder, whole)

@@ -92,10 +92,10 @@ def _run(given: Sequence[str]) -> int:
 
 
 def _one_line(error: Exception) -> str:
+    text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        where = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{where}"
-    return " ".join(str(error).split())
+        text = error.strerror + (f" ({error.filename})" if error.filename else "")
+    return " ".join("; ".join([text, *getattr(error, "__notes__", ())]).split())
 
 
 def _usage() -> str:

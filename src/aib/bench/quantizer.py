@@ -65,7 +65,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> Findings:
     counts = (20, 256) if settings.quick else ANCHORS
     found = Findings()
     if importlib.util.find_spec("vector_quantize_pytorch") is None:
-        found.notes.append("vector-quantize-pytorch is not installed and not compared; get it: pip install vector-quantize-pytorch")
+        found.notes.append("vector-quantize-pytorch is not installed and not compared: pip install -e '.[bench]'")
     peaks: dict[tuple[int, int, int], int] = {}
     for (batch_size, side), anchors in itertools.product(sizes, counts):
         batch = settings.batch_size or batch_size

@@ -109,7 +109,8 @@ def train(
         if first and not folder.has("environment.json"):
             folder.write_json("environment.json", environment(str(fabric.device), config.run.precision, world.size))
         card = describe(config, bundle, model)
-        return _Fit(config, folder, fabric, model, bundle, card, state, title).run()
+        with folder.advising():
+            return _Fit(config, folder, fabric, model, bundle, card, state, title).run()
 
 
 class _Fit:

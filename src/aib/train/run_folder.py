@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -208,6 +209,18 @@ class RunFolder:
     def advice(self) -> str:
         """The end of a message about a run that stops: how to go on, where there is something to go on with."""
         return f"; go on from the last checkpoint with: aib train --resume {self.path}" if self.has("config.toml") else ""
+
+    @contextlib.contextmanager
+    def advising(self) -> Iterator[None]:
+        """Context in which an error of the disk gets a note that says how the training goes on."""
+        try:
+            yield
+        except ConnectionError:  # says it already
+            raise
+        except OSError as error:
+            if advice := self.advice().removeprefix("; "):
+                error.add_note(f"make room, then {advice}" if error.errno == errno.ENOSPC else advice)
+            raise
 
     def log(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``, an epoch each; a cut last line, of a process that was killed, does not count."""
