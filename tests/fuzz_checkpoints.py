@@ -34,8 +34,8 @@ from fuzzing import NUMBERS, TEXTS, Case, Maker, misplace, nested, spoil, spoil_
 
 
 def copied(seeds: Path, name: str, folder: Path) -> RunFolder:
-    """A run of the seeds, to be spoilt."""
-    return RunFolder(Path(shutil.copytree(seeds / name, folder / "run")))
+    """A run of the seeds, to be spoilt: without the checkpoint before the last, which would step in its place."""
+    return RunFolder(Path(shutil.copytree(seeds / name, folder / "run", ignore=shutil.ignore_patterns("previous.ckpt"))))
 
 
 def members(data: bytes) -> list[tuple[str, bytes]]:

@@ -124,14 +124,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}")
-    other = path.with_name("previous.ckpt")
-    advice = f"; to go on from the one before it, put {other} in its place" if other.is_file() and other != path else ""
     try:
         whole = zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # of an archive that says that it has several disks
         whole = False
     if not whole:
-        raise ValueError(f"{path} is cut or damaged{advice}")
+        raise ValueError(f"{path} is cut or damaged")
     try:
         check_saved(path)
         with zipfile.ZipFile(path) as file:
@@ -139,7 +137,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 raise zipfile.BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is damaged or no checkpoint of this package ({type(error).__name__}){advice}") from None
+        raise ValueError(f"{path} is damaged or no checkpoint of this package ({type(error).__name__})") from None
     version = state.get("format") if isinstance(state, dict) else None
     if type(version) is not int or not 0 < version < 1000:
         raise ValueError(f"{path} is no checkpoint of this package")
@@ -150,7 +148,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(table, dict) or not all(
             isinstance(key, str) and isinstance(value, kinds) and is_plain(value) for key, value in table.items()
         ):
-            raise ValueError(f"{path} is damaged: its {name} is not what aib writes{advice}")
+            raise ValueError(f"{path} is damaged: its {name} is not what aib writes")
     return state
 
 

@@ -94,7 +94,7 @@ def train(
             if first:
                 held.enter_context(folder.locked())
                 folder.remove_leftovers()
-            state = read_saved(folder)
+            state = read_saved(folder, mend=first)
         if bundle is None:
             bundle = open_training_data(config.data) if resume is None else reopen_training_data(folder, config.data)
         model = start_network(config, bundle, resumed=state is not None)

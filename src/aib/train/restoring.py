@@ -8,6 +8,7 @@ by: the others are the configuration's.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from aib.loss import LOSS_PARTS
-from aib.train.checkpoint import is_plain, load_checkpoint
+from aib.train.checkpoint import is_plain, link, load_checkpoint
 from aib.train.run_folder import RunFolder
 
 __all__ = ["Position", "load_optimizer", "load_precision", "load_weights", "read_position", "read_saved", "read_sums"]
@@ -47,14 +48,32 @@ class Position:
     best_epoch: int = 0
 
 
-def read_saved(folder: RunFolder) -> dict[str, Any] | None:
+def read_saved(folder: RunFolder, *, mend: bool) -> dict[str, Any] | None:
     """The last checkpoint of a run that goes on, None for one that was stopped before its first.
+
+    In the place of one that a disk has damaged steps the one before it, which leads to the same end some steps later.
+
+    Args:
+        folder: of the run.
+        mend: put that one in its place in the folder too, and say so; of several processes only the first one does.
 
     Raises:
         ValueError: see `RunFolder.check_checkpoint` and `load_checkpoint`; or a part is missing.
     """
     folder.check_checkpoint()
-    state = load_checkpoint(folder.last) if folder.last.exists() else None
+    state = None
+    if folder.last.exists():
+        try:
+            state = load_checkpoint(folder.last)
+        except ValueError as error:
+            previous = folder.last.with_name("previous.ckpt")
+            try:
+                state = load_checkpoint(previous)
+            except ValueError as other:
+                raise (ValueError(f"{error}; {other}") if previous.exists() else error) from None
+            if mend:  # before anything is saved: saving makes the last one the previous one
+                link(previous, folder.last)
+                print(f"aib train: {error}; going on from the one before it, {previous.name}", file=sys.stderr)
     if state is not None and (missing := [key for key in CONTENT if key not in state]):
         raise ValueError(f"{folder.last} is damaged: it lacks {', '.join(missing)}")
     return state
