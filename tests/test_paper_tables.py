@@ -125,6 +125,9 @@ def test_runs_of_one_recipe_are_compared_by_seed() -> None:
     assert [row[0] for row in found.rows] == ["vgg", "vgg_aib", "vgg_aib beta 0.0"]
     assert cell(found, "vgg_aib", "minus vgg") == "-1.50 [-7.85, +4.85]"  # seeds 0 and 1 only
     assert cell(compare_runs(runs, "r", "vgg_aib"), "vgg_aib beta 0.0", "minus vgg_aib") == "+6.00"
+    assert cell(found, "vgg", "PFLOP") == ""
+    costs = [{**run("r", seed, 0.2, model="vgg"), "training_pflop": f"{0.1 + 0.02 * seed}"} for seed in (0, 1)]
+    assert cell(compare_runs(costs, "r"), "vgg", "PFLOP") == "0.11"
     with pytest.raises(ValueError, match="no recorded run of the recipe 'q'; there are runs of r"):
         compare_runs(runs, "q")
     with pytest.raises(ValueError, match="no row 'wrn'; there are vgg, vgg_aib"):

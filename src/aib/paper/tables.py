@@ -291,14 +291,16 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
             ours, theirs = ([100 * float(group[seed]["error"]) for seed in shared] for group in (mine, base))
             difference = signed_interval(paired_difference(ours, theirs))
         rates = [float(run["rate_bits"]) for run in mine.values() if run["rate_bits"]]
-        rows.append((label, mean_of_seeds(errors), difference, f"{statistics.fmean(rates):.1f}" if rates else ""))
+        costs = [float(run["training_pflop"]) for run in mine.values() if run.get("training_pflop")]
+        rate, cost = f"{statistics.fmean(rates):.1f}" if rates else "", f"{statistics.fmean(costs):.3g}" if costs else ""
+        rows.append((label, mean_of_seeds(errors), difference, rate, cost))
     return PaperTable(
         f"Recorded runs of {recipe}: test error in per cent",
-        ("model and changes", "error", f"minus {first or next(iter(groups))}", "rate (bits)"),
+        ("model and changes", "error", f"minus {first or next(iter(groups))}", "rate (bits)", "PFLOP"),
         tuple(rows),
         (
             f"means with 95 % t intervals over seeds (their number in brackets), {TESTED[protocol]}",
-            "differences are paired by seed",
+            "differences are paired by seed; PFLOP of a training: 6e-15 for each multiply-accumulate",
         ),
     )
 
