@@ -39,10 +39,11 @@ of those whose prediction survives the edit; a map that never changes has 100. W
 stands above its best control (`aib score`)."""
 
 MAPS_SAY = """The attention maps of `vgg_aib` and `vgg_aib_qt` have the highest score there is under every edit, and no excess: at
-this width and budget they are nearly the same for all images, and the score of the paper rewards that. The maps of
-`vgg_att3` differ from image to image, and under every edit the best control stays with its own image more often than
-they do. What this does not show: how the maps of fully trained networks of full width behave; a number in brackets is
-how many seeds there are so far."""
+this width and budget they are bright nearly everywhere, and the cosine of any two such maps is near 1, which the score of the paper
+rewards. Whether what varies in them stays with its own image is for the correlation to say, which was not measured of these runs
+yet. The maps of `vgg_att3` are dark nearly everywhere, and under every edit the best control stays with its own image more often
+than they do. What this does not show: how the maps of fully trained networks of full width behave; a number in brackets is how
+many seeds there are so far."""
 
 MAPS_MADE = f"""Made with `aib score RUN --record results/scores.csv`; shown by `aib table 2 --recipe {RECIPE}`."""
 

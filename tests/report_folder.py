@@ -267,13 +267,14 @@ def _row(source: str, edit: str, size: float, n: int) -> dict[str, object]:
         "source": source, "edit": edit, "size": size, "n": n, "unchanged": n - 3, "unchanged_share": [(n - 3) / n, 0.8, 0.99],
         "thresholds": dict.fromkeys(("0.85", "0.9", "0.95"), numbers), "cosine_own": _around(0.903, 0.01),
         "cosine_other": _around(0.412, 0.02),
+        "correlation": {"own": _around(0.71, 0.02), "other": _around(0.2, 0.02), "excess": _around(EXCESSES[source] / 2, 0.02)},
     }  # fmt: skip
 
 
 def _compared(source: str, edit: str, size: float, difference: float) -> dict[str, object]:
     best = {"control": "edges", "difference": _around(difference, 0.1)}
     thresholds = {threshold: {"excess": best, "score": best} for threshold in ("0.85", "0.9", "0.95")}
-    return {"source": source, "edit": edit, "size": size, "unchanged": 37, "thresholds": thresholds}
+    return {"source": source, "edit": edit, "size": size, "unchanged": 37, "thresholds": thresholds, "correlation": best}
 
 
 def _removed(srg: float) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import pearsonr
 from torch import Tensor
 
 from aib.classifier import AttentiveClassifier, Classifier, Details, Pass
@@ -78,7 +79,8 @@ def measure(model: Classifier, split: TensorSplit, edits: Sequence[Edit], source
 def same(first: Consistency, second: Consistency) -> bool:
     """Whether every array agrees bit for bit."""
     pairs = [(first.original, second.original), (first.edited, second.edited), (first.others, second.others)]
-    pairs += [(a[name], b[name]) for a, b in ((first.own, second.own), (first.other, second.other)) for name in a]
+    found = [(each.own, each.other, each.own_correlation, each.other_correlation) for each in (first, second)]
+    pairs += [(a[name], b[name]) for a, b in zip(*found) for name in a]
     return first.own.keys() == second.own.keys() and all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in pairs)
 
 
@@ -96,6 +98,29 @@ def test_a_map_that_moves_with_the_image_has_a_high_score_and_a_low_one_with_ano
     assert summary["cosine_own"][1] > summary["cosine_other"][2] + 0.2
 
 
+def test_a_constant_added_to_a_map_takes_its_excess_and_not_its_correlation() -> None:
+    """What a map near its maximum everywhere scores: 1, whatever it shows."""
+    (edit,) = window_edits([2])
+    plain, raised = (measure(Planted(lambda images, add=add: add + brightness(images)), blobs(80), [edit]) for add in (0.0, 10.0))
+    summary = raised.summary(OWN_MAP, edit)
+    assert (summary["thresholds"]["0.95"]["score"][0], summary["thresholds"]["0.95"]["excess"][0]) == (1.0, 0.0)
+    torch.testing.assert_close(raised.own_correlation[OWN_MAP], plain.own_correlation[OWN_MAP], atol=1e-4, rtol=0)
+    torch.testing.assert_close(raised.other_correlation[OWN_MAP], plain.other_correlation[OWN_MAP], atol=1e-4, rtol=0)
+    assert summary["correlation"]["own"][0] > 0.9
+    assert summary["correlation"]["excess"][1] > 0.5
+
+
+def test_correlations_are_those_of_scipy() -> None:
+    edit = frequency_edits([3])[0]
+    split = blobs(12)
+    found = measure(Planted(brightness), split, [edit])
+    pixels = split.images.float()
+    maps, edited = (some.mean(1).flatten(1).numpy() for some in (pixels, edit.apply(pixels, torch.Generator())))
+    for i, other in enumerate(found.others.tolist()):
+        for partner, measured in ((i, found.own_correlation), (other, found.other_correlation)):
+            assert measured[OWN_MAP][0, i].item() == pytest.approx(pearsonr(edited[i], maps[partner])[0], abs=1e-5)
+
+
 def test_a_constant_map_scores_one_and_has_no_excess() -> None:
     edits = window_edits([4, 12]) + frequency_edits([3], [2])
     result = measure(Planted(constant), blobs(), edits, control_sources())
@@ -104,6 +129,9 @@ def test_a_constant_map_scores_one_and_has_no_excess() -> None:
             for at in result.summary(name, edit)["thresholds"].values():
                 assert {kind: values[0] for kind, values in at.items()} == {"score": 1.0, "other": 1.0, "excess": 0.0}
                 assert at["excess"][1] < 0 < at["excess"][2]
+            assert result.summary(name, edit)["correlation"]["excess"] == [0.0, 0.0, 0.0] or name == "centre"
+        # the centred Gaussian varies, and is the same for all images
+        assert result.summary("centre", edit)["correlation"] == {"own": [1.0] * 3, "other": [1.0] * 3, "excess": [0.0] * 3}
 
 
 def test_a_map_of_noise_has_a_low_score() -> None:
@@ -137,6 +165,8 @@ def test_where_every_prediction_changes_there_is_no_score() -> None:
     assert summary["unchanged_share"] == [0.0, *wilson_interval(0, 5)]
     assert summary["thresholds"]["0.9"] == {"score": None, "other": None, "excess": None}
     assert summary["cosine_own"] is None
+    assert summary["correlation"] == {"own": None, "other": None, "excess": None}
+    assert comparison["correlation"] == {"control": None, "difference": None}
     assert comparison["unchanged"] == 0
     assert comparison["thresholds"]["0.9"]["excess"] == {"control": None, "difference": None}
     json.dumps([summary, comparison], allow_nan=False)

@@ -60,6 +60,8 @@ def test_the_best_control_is_named_and_the_differences_are_paired() -> None:
         (edit,), same_class, same_class[None], same_class,
         {name: torch.tensor([row]).float() for name, row in stays.items()},
         {name: torch.tensor([row]).float() for name, row in passes.items()},
+        {name: torch.tensor([row]).float() / 2 for name, row in stays.items()},
+        {name: torch.tensor([row]).float() for name, row in passes.items()},
     )  # fmt: skip
     comparison = result.comparison(edit, thresholds=[0.5])
     assert comparison["thresholds"]["0.5"]["excess"]["control"] == "edges"  # 3/6, the uniform map has 0
@@ -71,6 +73,11 @@ def test_the_best_control_is_named_and_the_differences_are_paired() -> None:
     assert comparison["thresholds"]["0.5"]["score"] == {
         "control": "uniform", "difference": list(paired_shares(stays[OWN_MAP], stays["uniform"])),
     }  # fmt: skip
+    # the map 5/2 - 1 of 6, the edges 3/2, the uniform map 6/2 - 6
+    assert comparison["correlation"]["control"] == "edges"
+    assert comparison["correlation"]["difference"][0] == pytest.approx((1.5 - 1.5) / 6)
+    assert comparison["correlation"]["difference"][1] < 0 < comparison["correlation"]["difference"][2]
+    assert result.summary("edges", edit)["correlation"]["excess"][0] == pytest.approx(1.5 / 6)
     assert result.comparison(edit, controls=["edges"], thresholds=[0.5])["thresholds"]["0.5"]["score"]["difference"][0] > 0
     assert result.comparison(edit, "uniform", [OWN_MAP])["source"] == "uniform"
 
@@ -81,7 +88,8 @@ def test_mean_cosines_have_the_interval_of_a_bootstrap_over_the_images_that_coun
     cosines[5:9] = math.nan
     before, after = torch.zeros(300, dtype=torch.int64), torch.zeros(1, 300, dtype=torch.int64)
     after[0, 200:] = 1  # these predictions change
-    found = Consistency((edit,), before, after, before, {"a": cosines[None]}, {"a": torch.full((1, 300), math.nan)})
+    without = {"a": torch.full((1, 300), math.nan)}
+    found = Consistency((edit,), before, after, before, {"a": cosines[None]}, without, {"a": cosines[None]}, without)
     summary = found.summary("a", edit)
     kept = cosines[:200][~cosines[:200].isnan()].double()
     mean, low, high = summary["cosine_own"]
@@ -89,6 +97,10 @@ def test_mean_cosines_have_the_interval_of_a_bootstrap_over_the_images_that_coun
     assert mean == pytest.approx(float(kept.mean()))
     assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
     assert summary["cosine_other"] is None
+    correlation = summary["correlation"]  # 0 where there is none, which takes nothing away from the others' share
+    assert correlation["other"] == [0.0, 0.0, 0.0]
+    assert correlation["own"] == correlation["excess"]
+    assert correlation["own"][0] == pytest.approx(float(kept.sum()) / 200)
 
 
 def test_beside_a_constant_control_no_raw_difference_is_above_zero() -> None:

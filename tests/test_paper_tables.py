@@ -183,12 +183,14 @@ def test_scores_of_one_recipe_are_compared_by_seed() -> None:
     found = compare_scores(scores, "mine")
     rows = {(row[1], row[3]): row[4:] for row in found.rows}
     assert len(rows) == len(found.rows) == 6
-    assert rows["colour window", "vgg_aib"][3] == "+10.00 [+10.00, +10.00]"
-    assert rows["low frequencies", "vgg_aib"][3] == "+0.00 [+0.00, +0.00]"
-    assert rows["colour window", "vgg_aib beta 0.0"] == ("40.00 (1)", "10.00 (1)", "10.00 (1)", "-10.00")
-    assert rows["colour window", "vgg_att3"][3] == ""
+    assert rows["colour window", "vgg_aib"][-1] == "+10.00 [+10.00, +10.00]"
+    assert rows["low frequencies", "vgg_aib"][-1] == "+0.00 [+0.00, +0.00]"
+    assert rows["colour window", "vgg_aib beta 0.0"] == ("40.00 (1)", "10.00 (1)", "10.00 (1)", NOT_RUN, "-10.00")
+    assert rows["colour window", "vgg_att3"][-1] == ""
+    correlated = compare_scores([{**row, "correlation_excess": "0.31"} for row in scores[:1]], "mine")
+    assert correlated.rows[0][-2:] == ("31.00 (1)", "")
     other = {(row[1], row[3]): row[4:] for row in compare_scores(scores, "mine", first="vgg_aib").rows}
-    assert other["colour window", "vgg_att3"][3] == "-10.00 [-10.00, -10.00]"
+    assert other["colour window", "vgg_att3"][-1] == "-10.00 [-10.00, -10.00]"
     with pytest.raises(ValueError, match=r"no recorded score of the recipe 'none' at 0.9; there are scores of mine"):
         compare_scores(scores, "none")
     with pytest.raises(ValueError, match=r"no row 'wrn'; there are vgg_att3, vgg_aib, vgg_aib beta 0.0"):

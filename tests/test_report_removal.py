@@ -177,6 +177,9 @@ def test_files_before_curves_had_intervals_are_read_and_their_blur_is_not_passed
         for part in ("consistency", "beside_controls"):
             for row in scores[part]["rows"]:
                 row |= {"cosine_own": 0.9, "cosine_other": None}
+                del row["correlation"]
+            for comparison in scores[part].get("comparisons", ()):
+                del comparison["correlation"]
         del scores["sensitivity"]["own map"]["above"]
 
     section, steady = sections(tmp_path, older)
@@ -188,8 +191,10 @@ def test_files_before_curves_had_intervals_are_read_and_their_blur_is_not_passed
     assert "bands" not in mean.sentence
     assert "another image does. Grad-CAM puts" in steady.lead
     score = score_sections(read_run(tmp_path))[0]
-    cosines = next(table for table in score.tables if table.caption == "Mean cosines")
-    assert cosines.rows[0][-2:] == ["0.900", "–"]
+    cosines = next(table for table in score.tables if table.caption == "Mean cosines and correlations")
+    assert cosines.rows[0][-5:] == ["0.900", "–", "–", "–", "–"]
+    assert len(score.figures) == 3
+    assert "correlation" not in score.lead
     newer, _ = sections(tmp_path / "newer")
     assert "older" not in newer.figures[1].sentence
 
@@ -197,10 +202,16 @@ def test_files_before_curves_had_intervals_are_read_and_their_blur_is_not_passed
 def test_mean_cosines_stand_beside_those_with_another_image(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     scores: Any = make_scores(run)
-    table = next(table for table in score_sections(read_run(run))[0].tables if table.caption == "Mean cosines")
-    assert list(table.rows[0]) == ["colour window 8×8", "own map", "97", "0.903 (0.893 to 0.913)", "0.412 (0.392 to 0.432)"]
+    table = next(table for table in score_sections(read_run(run))[0].tables if table.caption == "Mean cosines and correlations")
+    assert list(table.rows[0]) == [
+        "colour window 8×8", "own map", "97", "0.903 (0.893 to 0.913)", "0.412 (0.392 to 0.432)", "0.710 (0.690 to 0.730)",
+        "0.200 (0.180 to 0.220)", "+0.300 (+0.200 to +0.400)",
+    ]  # fmt: skip
+    score = score_sections(read_run(run))[0]
+    assert "By the correlation, which no constant added to the map changes, it is ahead under 3 of 3." in score.lead
+    assert [figure.svg.count("correlation, above that with another image") > 0 for figure in score.figures] == [False] * 3 + [True]
     for part in ("consistency", "beside_controls"):
         for row in scores[part]["rows"]:
             row["cosine_own"] = None
     _json(run / "score" / "test.json", scores)
-    assert "Mean cosines" not in [table.caption for table in score_sections(read_run(run))[0].tables]
+    assert "Mean cosines and correlations" not in [table.caption for table in score_sections(read_run(run))[0].tables]

@@ -214,7 +214,7 @@ def test_data_with_other_classes_is_refused(run: Path, tmp_path: Path, capsys: p
 def test_where_every_prediction_changes_there_is_no_score() -> None:
     nothing = {"0.9": {"score": None, "other": None, "excess": None}}
     row = {"source": "own map", "edit": "colour window", "size": 4, "n": 9, "unchanged": 0, "unchanged_share": [0, 0, 0.3],
-           "thresholds": nothing}  # fmt: skip
+           "thresholds": nothing, "correlation": {"own": None, "other": None, "excess": None}}  # fmt: skip
     comparison = {"source": "own map", "edit": "colour window", "size": 4, "unchanged": 0,
                   "thresholds": {"0.9": {"excess": {"control": None, "difference": None}}}}  # fmt: skip
     result = {
@@ -222,11 +222,15 @@ def test_where_every_prediction_changes_there_is_no_score() -> None:
         "faithfulness": {"fills": {"blur": {}}},
         "sensitivity": {},
     }  # fmt: skip
-    first, second = tables(result, "0.9")
+    first, second, third = tables(result, "0.9")
     cells = [["colour window 4"], ["0/9"], ["–"], ["–"], ["0/9"], ["–"], ["  (too few)"]]
     assert [list(column.cells) for column in first.columns] == cells
-    assert list(second.columns[1].cells) == ["–"]
+    assert list(second.columns[1].cells) == list(third.columns[1].cells) == ["–"]
     assert len(sentences(result)) == 2
+    # means over sizes of what is there, and no "-0.00"
+    more = row | {"size": 8, "correlation": {"own": [0.634, 0.6, 0.7], "other": [-0.001, -0.1, 0.1], "excess": [0.6, 0.5, 0.7]}}
+    result["beside_controls"]["rows"].append(more)
+    assert list(tables(result, "0.9")[2].columns[1].cells) == ["0.63 / 0.00"]
 
 
 def test_metrics_agree_by_rank() -> None:

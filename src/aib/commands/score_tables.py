@@ -34,6 +34,7 @@ def tables(result: Mapping[str, Any], threshold: str) -> list[Any]:
         note = "" if source in counted else " (no control)"
         lines.add_row(_named(source) + note, *(_means(beside["rows"], source, edit, threshold) for edit in edits))
     found.append(lines)
+    found.append(_correlations(result, edits))
     return found + _removal(result) + _places(result) + _above(result, judged)
 
 
@@ -95,7 +96,22 @@ def _means(rows: Sequence[Mapping[str, Any]], source: str, edit: str, threshold:
     if not chosen:
         return "–"
     score, excess = (100 * sum(numbers[kind][0] for numbers in chosen) / len(chosen) for kind in ("score", "excess"))
-    return f"{score:.0f} / {excess:.0f}"
+    return f"{score:z.0f} / {excess:z.0f}"
+
+
+def _correlations(result: Mapping[str, Any], edits: Sequence[str]) -> Any:
+    """Of every source, how its maps correlate with those of the image and of another one."""
+    beside = result["beside_controls"]
+    lines = _table(f"correlation with its own image / with another, means over sizes, {beside['n']} images", "map", *edits)
+    for source in _in_order([row["source"] for row in beside["rows"]], result):
+        cells = []
+        for edit in edits:
+            chosen = [row["correlation"] for row in beside["rows"] if (row["source"], row["edit"]) == (source, edit)]
+            chosen = [numbers for numbers in chosen if numbers["own"] is not None]
+            means = [sum(numbers[kind][0] for numbers in chosen) / len(chosen) for kind in ("own", "other") if chosen]
+            cells.append(" / ".join(f"{mean:z.2f}" for mean in means) or "–")
+        lines.add_row(_named(source), *cells)
+    return lines
 
 
 def _removal(result: Mapping[str, Any]) -> list[Any]:
@@ -196,15 +212,19 @@ def _percent(values: Sequence[float] | None, known: bool = False) -> str:
     """A mean with its interval; without one where it is ``known`` in closed form."""
     if values is None:
         return "–"
-    return f"{100 * values[0]:.1f}" + ("" if known else f" [{100 * values[1]:.0f}, {100 * values[2]:.0f}]")
+    return f"{100 * values[0]:z.1f}" + ("" if known else f" [{100 * values[1]:z.0f}, {100 * values[2]:z.0f}]")
 
 
 def _signed(values: Sequence[float]) -> str:
-    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*values)
+    mean, low, high = values
+    return f"{mean:+z.2f} [{low:+z.2f}, {high:+z.2f}]"
 
 
 def _points(values: Sequence[float] | None) -> str:
-    return "–" if values is None else "{:+.1f} [{:+.0f}, {:+.0f}]".format(*(100 * value for value in values))
+    if values is None:
+        return "–"
+    mean, low, high = (100 * value for value in values)
+    return f"{mean:+z.1f} [{low:+z.0f}, {high:+z.0f}]"
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
@@ -214,8 +234,9 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         "stays: in how many of the images the prediction does; score and excess are over those, and what stands above the best "
         "control is over those beside it. score: of the images whose prediction stays, the share whose map stays. excess: how much "
         "more often it stays with its own image than with another's. A map that never changes has a score of 100 and an excess of "
-        f"0; how far the excess is above the best control's is what to quote, from {LEAST} images on. In brackets, 95 % intervals "
-        "over images.",
+        f"0; how far the excess is above the best control's is what to quote, from {LEAST} images on. correlation: of the maps "
+        "less their means, so that it also tells of maps that are bright nearly everywhere. In brackets, 95 % intervals over "
+        "images.",
         " ".join([
             control_kinds(name for names in beside.get("controls_of", {}).values() for name in names),
             "@ is followed by the size or the map that a control was made for, where that is not the first one's.",

@@ -7,7 +7,13 @@ map of another image, and what counts is how far it stands above that:
 
     excess = share(cos(map of the edited image, map of the image) >= t) - share(cos(map of the edited image, map of ANOTHER) >= t)
 
-A map that is the same for every image has excess 0. Every source of maps (the model itself, explainers, untrained networks,
+A map that is the same for every image has excess 0. So has one that is near its maximum everywhere, however its dips follow the
+image, since a cosine counts from the map's zero. Beside both stands therefore what no constant added to the map changes, and no
+threshold decides: the mean correlation (Pearson's) of the two maps, and how far it is above that with another image's map,
+
+    correlation excess = mean(r(map of the edited image, map of the image) - r(map of the edited image, map of ANOTHER))
+
+where a map without variation has correlation 0 with any. Every source of maps (the model itself, explainers, untrained networks,
 controls: `aib.interpret.map_sources`) is judged on the same images under the same edits. Shares are fractions: 1 is printed as 100.
 """
 
@@ -30,13 +36,15 @@ from aib.interpret.explainers import evaluating
 from aib.interpret.intervals import (
     Interval,
     bootstrap_mean,
+    bootstrap_means,
     correlated,
     difference_interval,
     paired_shares,
     share_interval,
     wilson_interval,
 )
-from aib.interpret.map_sources import OWN_MAP, MapSource, RandomMaps, cosine, derived_seed, directions
+from aib.interpret.map_sources import OWN_MAP, MapSource, RandomMaps, derived_seed
+from aib.interpret.map_tracks import MapTrack
 from aib.interpret.named_edits import Edit
 
 __all__ = ["OWN_MAP", "THRESHOLDS", "Consistency", "measure_consistency"]
@@ -65,9 +73,10 @@ class Consistency:
         others: (N,) int64 position of the other image, whose map `other` takes: one random cycle through all images.
         own: by source, (E, N) float32 cosine of the edited image's map with that of the image.
         other: by source, (E, N) float32 cosine of the edited image's map with that of the *other* image, which is not edited.
+        own_correlation, other_correlation: Pearson's, likewise: the cosine of the maps less their means.
 
     A map that is zero everywhere has no direction: its cosine is NaN, and it counts as changed. So a source that gives zeros before
-    and after scores 0, not 1.
+    and after scores 0, not 1. One without variation has no correlation either, NaN here and 0 in the means.
     """
 
     edits: tuple[Edit, ...]
@@ -76,6 +85,8 @@ class Consistency:
     others: Tensor
     own: Mapping[str, Tensor]
     other: Mapping[str, Tensor]
+    own_correlation: Mapping[str, Tensor]
+    other_correlation: Mapping[str, Tensor]
 
     @property
     def unchanged(self) -> Tensor:
@@ -88,12 +99,13 @@ class Consistency:
         ``n`` images of which ``unchanged`` keep their prediction, a share with its Wilson interval; over those, for each threshold,
         ``score``, ``other`` (with another image's map) and ``excess`` (their difference, paired) as [mean, low, high] with 95 %
         intervals over images; the mean cosines ``cosine_own`` and ``cosine_other`` likewise, over the images that have one, and how
-        many were NaN (``no_direction``). What no image is left for is None.
+        many were NaN (``no_direction``); and ``correlation``, the mean ``own``, ``other`` and their difference ``excess``. What no
+        image is left for is None.
 
         Intervals of shares are Wilson's, those of their differences Newcombe's (`aib.interpret.intervals.paired_shares`), not a
         bootstrap's: shares lie near 0 and 1 as often as not, where a bootstrap's interval is too narrow, and a point at 0 and 1
-        themselves (`aib.interpret.intervals` has the numbers). Those of the mean cosines are a percentile bootstrap's, of
-        `COSINE_DRAWS` resamples.
+        themselves (`aib.interpret.intervals` has the numbers). Those of the mean cosines and correlations are a
+        percentile bootstrap's, of `COSINE_DRAWS` resamples.
 
         Args:
             source: a name in `own`.
@@ -117,7 +129,7 @@ class Consistency:
             "source": source, "edit": edit.name, "size": edit.size,
             "n": len(kept), "unchanged": count, "unchanged_share": [count / len(kept), *wilson_interval(count, len(kept))],
             "thresholds": scores,
-            "cosine_own": _mean_cosine(own), "cosine_other": _mean_cosine(other),
+            "cosine_own": _mean_cosine(own), "cosine_other": _mean_cosine(other), "correlation": self._correlation(source, row),
             "no_direction": {"own": int(own.isnan().sum()), "other": int(other.isnan().sum())},
         }  # fmt: skip
 
@@ -132,6 +144,7 @@ class Consistency:
 
         ``excess`` is the number to quote: the excess of the source less that of the control with the greatest excess. ``score`` is
         the same with raw scores, for completeness: a constant control scores 1 by construction, so beside one it is never above 0.
+        ``correlation`` is the correlation excess of the source less that of the control with the greatest.
         Differences are paired, since all sources are judged on the same images. The best control is chosen on those images too,
         which favours the controls a little; of equals it is the first.
 
@@ -142,9 +155,10 @@ class Consistency:
             thresholds: as in `summary`.
 
         Returns:
-            ``{"source", "edit", "size", "unchanged", "thresholds": {t: {"excess" and "score": {"control", "difference"}}}}``, each
-            difference [mean, low, high] with a 95 % interval over images, None where no prediction is unchanged. That of scores is
-            Newcombe's; that of excesses is put together from both excesses' intervals and their correlation in the same way.
+            ``{"source", "edit", "size", "unchanged", "correlation": {"control", "difference"}, "thresholds": {t: {"excess" and
+            "score": {"control", "difference"}}}}``, each difference [mean, low, high] with a 95 % interval over images, None where
+            no prediction is unchanged. That of scores is Newcombe's; that of excesses is put together from both excesses' intervals
+            and their correlation in the same way; that of correlations is a bootstrap's.
 
         Raises:
             ValueError: as in `summary`, or there is no control.
@@ -159,7 +173,30 @@ class Consistency:
             stays = {name: _reach(self.own[name][row][kept], threshold) for name in [self._known(source), *names]}
             passes = {name: _reach(self.other[name][row][kept], threshold) for name in stays}
             found[f"{threshold:g}"] = _above(stays, passes, source, names)
-        return {"source": source, "edit": edit.name, "size": edit.size, "unchanged": int(kept.sum()), "thresholds": found}
+        return {
+            "source": source, "edit": edit.name, "size": edit.size, "unchanged": int(kept.sum()),
+            "correlation": self._above_correlation(source, names, row), "thresholds": found,
+        }  # fmt: skip
+
+    def _correlations(self, source: str, row: int) -> NDArray[np.float64]:
+        """(n, 2) correlations with the image and with the other one, of images whose prediction stays; 0 where there is none."""
+        kept = self.unchanged[row]
+        both = [found[source][row][kept] for found in (self.own_correlation, self.other_correlation)]
+        return torch.stack(both, 1).double().nan_to_num(0.0).numpy()
+
+    def _correlation(self, source: str, row: int) -> dict[str, list[float] | None]:
+        own, other = self._correlations(source, row).T
+        if not len(own):
+            return dict.fromkeys(("own", "other", "excess"))
+        means = bootstrap_means(np.stack([own, other, own - other], 1), draws=COSINE_DRAWS)
+        return {name: mean.tolist() for name, mean in zip(("own", "other", "excess"), means)}
+
+    def _above_correlation(self, source: str, controls: Sequence[str], row: int) -> dict[str, Any]:
+        excess = {name: -np.diff(self._correlations(name, row))[:, 0] for name in [source, *controls]}
+        if not len(excess[source]):
+            return {"control": None, "difference": None}
+        best = max(controls, key=lambda name: float(excess[name].mean()))
+        return {"control": best, "difference": list(bootstrap_mean(excess[source] - excess[best], draws=COSINE_DRAWS))}
 
     def _row(self, edit: Edit) -> int:
         if edit not in self.edits:
@@ -251,7 +288,7 @@ def measure_consistency(
     if batch_size is None:
         batch_size = CPU_BATCH if torch.device(device).type == "cpu" else 1024
     pixels = _check(model, split, mean, std, edits, given, batch_size)
-    tracks = {name: _Track(name) for name in [OWN_MAP] * model.has_map + list(given)}
+    tracks = {name: MapTrack(name) for name in [OWN_MAP] * model.has_map + list(given)}
     rows = max(1, batch_size * 32 * 32 // pixels // BLOCK) * BLOCK
     together = max(1, rows // (BLOCK * (1 + len(edits)))) * BLOCK
     order = torch.randperm(len(split), generator=_generator("order", seed))
@@ -279,9 +316,14 @@ def measure_consistency(
                 tracks[name].add(maps, len(versions), count)
     place = order.argsort()
     every = torch.cat(predicted, 1)[:, place]
-    own = {name: torch.cat(track.own, 1)[:, place] for name, track in tracks.items()}
-    other = {name: track.all_other()[:, place] for name, track in tracks.items()}
-    return Consistency(edits, every[0], every[1:], order.roll(1)[place], own, other)
+    own, other, own_correlation, other_correlation = (
+        {name: read(track)[:, place] for name, track in tracks.items()}
+        for read in (
+            lambda track: track.cosines.own(), lambda track: track.cosines.other(),
+            lambda track: track.correlations.own(), lambda track: track.correlations.other(),
+        )
+    )  # fmt: skip
+    return Consistency(edits, every[0], every[1:], order.roll(1)[place], own, other, own_correlation, other_correlation)
 
 
 def _check(
@@ -347,30 +389,3 @@ def _maps_of(source: MapSource, name: str, pixels: Tensor, images: Tensor, targe
     if maps.ndim != 4 or maps.shape[:2] != (len(images), 1):
         raise ValueError(f"the source {name!r} gives maps of shape {tuple(maps.shape)}; expected ({len(images)}, 1, h, w)")
     return maps
-
-
-class _Track:
-    """Cosines of one source, group after group of images in their order."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.own: list[Tensor] = []
-        self.other: list[Tensor] = []
-        self.start = torch.empty(0)
-        """(E, P) the edited maps of the very first image, whose other image is the last."""
-        self.last = torch.empty(0)
-        """(1, P) the latest image's map."""
-
-    def add(self, maps: Tensor, versions: int, count: int) -> None:
-        """Take maps (versions * B, 1, h, w), of which the first ``count`` of each version are of images."""
-        flat = directions(maps, self.name).unflatten(0, (versions, -1))[:, :count]
-        original, edited = flat[0], flat[1:]
-        self.own.append(cosine(edited, original).cpu())
-        if not self.other:
-            self.start, self.last = edited[:, 0].clone(), original[:1]  # the second stands in for the last image, yet unknown
-        self.other.append(cosine(edited, torch.cat([self.last, original[:-1]])).cpu())
-        self.last = original[-1:].clone()
-
-    def all_other(self) -> Tensor:
-        """(E, N), in the order of the images."""
-        return torch.cat([cosine(self.start, self.last).cpu()[:, None], torch.cat(self.other, 1)[:, 1:]], 1)

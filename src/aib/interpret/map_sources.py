@@ -14,9 +14,12 @@ from aib.interpret.controls import blurred_random, centred_gaussian, edge_map, u
 from aib.interpret.explainers import Explainer
 
 __all__ = [
-    "OWN_MAP", "MapSource", "RandomMaps", "control_maps", "control_name", "control_sources", "cosine", "derived_seed", "directions",
-    "from_control", "from_explainer", "image_noise", "map_cosine",
+    "OWN_MAP", "MapSource", "RandomMaps", "centred", "control_maps", "control_name", "control_sources", "cosine", "derived_seed",
+    "directions", "from_control", "from_explainer", "image_noise", "map_cosine",
 ]  # fmt: skip
+
+FLAT = 1e-6
+"""Variation of a map, as a share of its greatest magnitude, up to which it is rounding."""
 
 OWN_MAP = "own map"
 """What the map of the scored model itself is called among the sources."""
@@ -147,6 +150,12 @@ def directions(maps: Tensor, name: str) -> Tensor:
     if not bool(top.isfinite().all()):
         raise ValueError(f"{int((~top.isfinite()).sum())} of {len(flat)} maps of {name!r} are not finite")
     return torch.where(top > 0, flat / top, 0.0)
+
+
+def centred(vectors: Tensor) -> Tensor:
+    """Vectors (..., P) of `directions` less their means; those without variation beyond rounding are exactly 0."""
+    less = vectors - vectors.mean(-1, keepdim=True)
+    return torch.where(less.abs().amax(-1, keepdim=True) > FLAT, less, 0.0)
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:

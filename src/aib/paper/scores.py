@@ -104,12 +104,27 @@ def compare_scores(
             if label != first and shared:
                 ours, theirs = ([100 * float(group[seed]["excess"]) for seed in shared] for group in (mine, base))
                 difference = signed_interval(paired_difference(ours, theirs))
-            rows.append((*key, label, *_means(mine.values()), difference))
+            rows.append((*key, label, *_means(mine.values()), _mean(mine.values(), "correlation_excess"), difference))
     return PaperTable(
         f"Recorded scores of {recipe} in per cent (cosine {threshold})",
-        ("data", "edit", "size", "model and changes", "ours", "excess", "above the best control", f"excess minus {first}"),
+        (
+            "data",
+            "edit",
+            "size",
+            "model and changes",
+            "ours",
+            "excess",
+            "above the best control",
+            "correlation",
+            f"excess minus {first}",
+        ),
         tuple(rows),
-        (*MEANINGS, "differences are paired by seed"),
+        (
+            *MEANINGS,
+            "correlation: 100 times the mean of Pearson's with the image's map less that with another image's; a constant "
+            "added to the map does not change it",
+            "differences are paired by seed",
+        ),
     )
 
 
@@ -126,4 +141,8 @@ def _counted(scores: Iterable[Mapping[str, str]], threshold: str) -> list[Mappin
 def _means(rows: Iterable[Mapping[str, str]]) -> list[str]:
     """Score, excess and what is above the best control, over seeds."""
     rows = list(rows)
-    return [mean_of_seeds([100 * float(row[name]) for row in rows if row[name]]) for name in NUMBERS]
+    return [_mean(rows, name) for name in NUMBERS]
+
+
+def _mean(rows: Iterable[Mapping[str, str]], name: str) -> str:
+    return mean_of_seeds([100 * float(row[name]) for row in rows if row.get(name)])

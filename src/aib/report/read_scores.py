@@ -30,10 +30,12 @@ LEAST = 20
 _SCORED = {
     "source": str, "edit": str, "size": float, "n": int, "unchanged": int, "unchanged_share": ESTIMATE,
     "thresholds": {"*": {"score": ESTIMATE, "excess": ESTIMATE}}, "cosine_own?": ESTIMATE, "cosine_other?": ESTIMATE,
+    "correlation?": {"own": ESTIMATE, "other": ESTIMATE, "excess": ESTIMATE},
 }  # fmt: skip
 _COMPARED = {
     "source": str, "edit": str, "size": float, "unchanged": int,
     "thresholds": {"*": {"excess": {"control?": str, "difference": ESTIMATE}}},
+    "correlation?": {"control?": str, "difference": ESTIMATE},
 }  # fmt: skip
 _REMOVED = {
     "deletion": ESTIMATE, "insertion": ESTIMATE, "srg": ESTIMATE, "polarity": ESTIMATE,
@@ -176,8 +178,11 @@ class ScoreRecord:
         return found
 
     def beside(self, kind: str, source: str, edit: tuple[str, float]) -> Estimate | None:
-        """As `estimate`, on the images that all sources were scored on, where there are such."""
+        """As `estimate`, or the ``"correlation"`` excess, on the images that all sources were scored on, where there are such."""
         row = self.same_images.get((source, *edit)) or self.rows.get((source, *edit), {})
+        if kind == "correlation":
+            correlation: Estimate | None = row.get("correlation", {}).get("excess")
+            return correlation
         found: Estimate | None = row.get("thresholds", {}).get(QUOTED, {}).get(kind)
         return found
 
@@ -194,6 +199,11 @@ class ScoreRecord:
     def over_control(self, key: Key, threshold: str = QUOTED) -> tuple[str | None, Estimate | None]:
         """The best control by its excess, and how far the excess of the source stands above it."""
         best = self.above.get(key, {}).get("thresholds", {}).get(threshold, {}).get("excess", {})
+        return best.get("control"), best.get("difference")
+
+    def over_correlation(self, key: Key) -> tuple[str | None, Estimate | None]:
+        """The best control by its correlation excess, and how far that of the source stands above it."""
+        best = self.above.get(key, {}).get("correlation", {})
         return best.get("control"), best.get("difference")
 
 

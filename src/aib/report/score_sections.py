@@ -24,6 +24,7 @@ from aib.report.score_figures import (
     POINTS,
     DotGroup,
     DotRow,
+    Form,
     dot_chart,
     score_legend,
     source_colours,
@@ -43,6 +44,8 @@ __all__ = ["score_sections"]
 
 OTHER = "other image"
 
+CORRELATION = Form()
+
 
 def score_sections(record: RunRecord) -> list[Section]:
     """All sections that the scores of the run have numbers for, in the order of the page."""
@@ -60,6 +63,8 @@ def _score(scores: ScoreRecord) -> Section | None:
     drawn = [_dots(scores, edits, "score"), _dots(scores, edits, "excess")]
     if scores.above:
         drawn.append(_above_dots(scores, edits))
+    if any(scores.beside("correlation", source, edit) for source in scores.scored for edit in edits):
+        drawn.append(_dots(scores, edits, "correlation"))
     return Section("score", "Does the map stay when the image changes?", _lead(scores), drawn, _score_tables(scores, edits))
 
 
@@ -71,7 +76,7 @@ def _lead(scores: ScoreRecord) -> str:
             "that "
             f"{who_is(scores.own, first)} means anything."
         )
-    said = [_verdict(scores, first)]
+    said = [_verdict(scores, first), _by_correlation(scores, first)]
     found = {source_label(source): _compared(scores, source) for source in scores.scored[1:]}
     counts = {name: f"{len(one.above)} of {one.total}" for name, one in found.items()}
     said.append(others_ahead(counts, "under", "edits"))
@@ -150,6 +155,15 @@ def _verdict(scores: ScoreRecord, source: str) -> str:
     return text
 
 
+def _by_correlation(scores: ScoreRecord, source: str) -> str:
+    """The same answer by what does not depend on the map's zero; nothing where the file has no correlations."""
+    found = [scores.over_correlation((source, *edit))[1] for edit in scores.edits() if not scores.few((source, *edit))]
+    known = [difference for difference in found if difference is not None]
+    ahead = sum(difference[1] > 0 for difference in known)
+    text = f"By the correlation, which no constant added to the map changes, it is ahead under {ahead} of {len(known)}."
+    return text if known else ""
+
+
 def _legend(scores: ScoreRecord, controls: bool, best: bool) -> list[tuple[str, str, str]]:
     colours = source_colours(scores.judged, scores.own)
     return score_legend({source_label(one): colours[one] for one in scores.scored}, controls=controls, best=best)
@@ -162,7 +176,8 @@ def _with_few(sentence: str, groups: Sequence[DotGroup]) -> str:
 def _dots(scores: ScoreRecord, edits: Sequence[tuple[str, float]], kind: str) -> Figure:
     def row(source: str, edit: tuple[str, float]) -> DotRow:
         values = {name: scores.beside(kind, name, edit) for name in [source, *scores.controls]}
-        best = scores.over_control((source, *edit))[0] if kind == "excess" else None
+        read = {"excess": scores.over_control, "correlation": scores.over_correlation}.get(kind)
+        best = read((source, *edit))[0] if read else None
         return control_row(scores, source, values, best, few=scores.few((source, *edit)))
 
     groups = [DotGroup(edit_lines(*edit), [row(source, edit) for source in scores.scored]) for edit in edits]
@@ -175,6 +190,13 @@ def _dots(scores: ScoreRecord, edits: Sequence[tuple[str, float]], kind: str) ->
             "before is "
             f"at least {QUOTED}). {where} It does not show that a map means anything: one that never changes has 100\u00a0%."
         )
+    elif kind == "correlation":
+        title = "correlation, above that with another image’s map"
+        sentence = (
+            "The mean correlation of the map with the one before the edit, less that with another image’s map. Neither a constant "
+            "added to the map nor a threshold changes it, so it also tells of maps that are bright nearly everywhere, whose score "
+            "is 100 % and whose excess is 0. A map that does not vary has 0. It is no proof either: see the edge detector."
+        )
     else:
         title = "excess over another image’s map"
         sentence = (
@@ -184,7 +206,8 @@ def _dots(scores: ScoreRecord, edits: Sequence[tuple[str, float]], kind: str) ->
         )
     grey = any(one.controls for group in groups for one in group.rows)
     marked = any(one.best for group in groups for one in group.rows)
-    svg = dot_chart(title, groups, PERCENT, legend=_legend(scores, grey, marked), bounds=(0.0, 1.0))
+    form = CORRELATION if kind == "correlation" else PERCENT
+    svg = dot_chart(title, groups, form, legend=_legend(scores, grey, marked), bounds=(0.0, 1.0))
     return Figure(svg, _with_few(sentence, groups))
 
 

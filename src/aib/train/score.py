@@ -130,8 +130,10 @@ def _consistency_numbers(found: Consistency, judged: list[str]) -> dict[str, Any
             threshold: {"score": numbers["other"], "other": numbers["other"], "excess": numbers["other"] and [0.0, 0.0, 0.0]}
             for threshold, numbers in row["thresholds"].items()
         }
+        alike = row["correlation"]["other"]
         rows.append({
             **row, "source": control_name(OTHER_IMAGE, row["source"]), "thresholds": thresholds, "cosine_own": row["cosine_other"],
+            "correlation": {"own": alike, "other": alike, "excess": alike and [0.0, 0.0, 0.0]},
         })  # fmt: skip
     return {"n": len(found.original), "rows": rows}
 

@@ -16,7 +16,9 @@ __all__ = ["SCORE_COLUMNS", "record_scores"]
 SCORE_COLUMNS = (
     "data", "evaluated_on", "split", "model", "recipe", "seed", "score_seed", "source", "edit", "size", "threshold", "n",
     "unchanged", "score", "score_low", "score_high",
-    "other", "excess", "excess_low", "excess_high", "cosine", "best_control", "control_n", "above", "above_low", "above_high",
+    "other", "excess", "excess_low", "excess_high", "cosine", "cosine_low", "cosine_high", "best_control", "control_n",
+    "above", "above_low", "above_high", "correlation", "correlation_excess", "correlation_excess_low", "correlation_excess_high",
+    "correlation_control", "correlation_above", "correlation_above_low", "correlation_above_high",
     "hardware", "torch", "aib", "commit", "date", "command",
 )  # fmt: skip
 KEY = ("data", "evaluated_on", "split", "score_seed", "source", "edit", "size", "threshold", "command")
@@ -27,7 +29,8 @@ def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: Trai
     """Add the rows of a scored run to ``table``, in place of older ones of as many images and control images or fewer; scores are
     fractions, empty where nothing counts.
 
-    ``above`` is the excess less that of the best control, over the ``control_n`` images that controls were measured on.
+    ``above`` is the excess less that of the best control, over the ``control_n`` images that controls were measured on; the
+    correlations (`aib.interpret.consistency`) are the same at every threshold.
 
     Args:
         path: run folder.
@@ -47,7 +50,8 @@ def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: Trai
     explained = [row for row in result["beside_controls"]["rows"] if row["source"] in result["against"]]
     rows = []
     for row in [row for row in own if row["source"] == result["own"]] + explained:
-        comparison = beside[row["source"], row["edit"], row["size"]]["thresholds"]
+        compared = beside[row["source"], row["edit"], row["size"]]
+        comparison, correlated = compared["thresholds"], compared["correlation"]
         for threshold, numbers in row["thresholds"].items():
             best = comparison[threshold]["excess"]
             rows.append({
@@ -57,9 +61,12 @@ def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: Trai
                 "threshold": threshold, "n": row["n"],
                 "unchanged": row["unchanged"], **_ends("score", numbers["score"]),
                 "other": "" if numbers["other"] is None else round(numbers["other"][0], 5),
-                **_ends("excess", numbers["excess"]), "cosine": "" if row["cosine_own"] is None else round(row["cosine_own"][0], 4),
+                **_ends("excess", numbers["excess"]), **_ends("cosine", row["cosine_own"]),
                 "best_control": best["control"] or "", "control_n": result["beside_controls"]["n"],
                 **_ends("above", best["difference"]),
+                "correlation": _ends("own", row["correlation"]["own"])["own"],
+                **_ends("correlation_excess", row["correlation"]["excess"]),
+                "correlation_control": correlated["control"] or "", **_ends("correlation_above", correlated["difference"]),
                 "hardware": known["device"] if known["device"] != "cpu" else known["cpu"], "torch": made["torch"],
                 "aib": made["aib"], "commit": made["commit"] or "", "date": made["date"], "command": command_line(config, base),
             })  # fmt: skip
