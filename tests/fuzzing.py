@@ -126,7 +126,19 @@ class Watch:
 
 
 def judge(case: Case, watch: Watch | None = None) -> tuple[str, str]:
-    """Outcome and what was said."""
+    """Outcome and what was said; a warning is a line too many."""
+    with warnings.catch_warnings(record=True, action="always") as heard:
+        for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):  # by Python, from users
+            warnings.simplefilter("ignore", hidden)
+        outcome, said = _judged(case, watch)
+    if heard and outcome != "BUG":
+        warning = heard[0]
+        said = f"it warns at {Path(warning.filename).name}:{warning.lineno}: {warning.category.__name__}: {warning.message}"
+        outcome = "BUG"
+    return outcome, said
+
+
+def _judged(case: Case, watch: Watch | None) -> tuple[str, str]:
     from aib.cli import _one_line
     from aib.data.images import printable
 
@@ -220,7 +232,6 @@ def _work(makers: Mapping[str, Maker], chosen: Sequence[tuple[str, int]], seed: 
 
     signal.signal(signal.SIGALRM, stop)
     signal.signal(signal.SIGPROF, stop)
-    warnings.simplefilter("ignore")
     limit = _kilobytes("VmSize") * 1024 + 4 * MEGABYTES * 1_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))  # so that the machine outlives a case that is a bug
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

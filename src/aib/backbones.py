@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import mmap
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -143,7 +144,8 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     try:
         if path.suffix != ".safetensors":
             check_saved(path)
-        state = load_state_dict(str(path), device="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what it may not be able to read: then it says so
+            state = load_state_dict(str(path), device="cpu", weights_only=True)
         # families rename or resize weights (position embeddings) in a function beside the network, as timm does after a download
         convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
         state = convert(state, network) if convert is not None else state

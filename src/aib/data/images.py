@@ -229,8 +229,8 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         # a pipe would block for ever, a dangling link has no reason of its own
         raise ImageError(path, "it is a folder" if Path(path).is_dir() else "there is no such regular file")
     try:
-        # Pillow warns, over two lines, from 89 million pixels on; what is refused and from where is ours to say
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(path) as image:
+        # Pillow warns, over two lines, of many pixels and of damage that it gets over; what is refused is ours to say
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             if image.format in REFUSED:
                 raise ValueError(f"it is {image.format}, which is not decoded; save it as PNG or JPEG")
             if 0 in image.size:

@@ -12,6 +12,7 @@ branch of the wide ResNet, see `wrn_aib_cub`.
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def _imagenet(name: str, pretrained: str | None, in_channels: int) -> Any:
         raise ValueError(f"pretrained weights {pretrained!r} are not a file; 'yes' fetches torchvision's")
     try:
         check_saved(path)
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        with warnings.catch_warnings(action="ignore"):  # of what it may not be able to read: then it says so
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
         raise ValueError(f"cannot load torchvision's {name} from {pretrained!r} ({one_line(error)})") from error
     return network

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import stat
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,7 +142,7 @@ def read_picture(file: Path, mode: str, what: str) -> Image:
     from PIL import Image
 
     try:
-        with Image.open(file, formats=("PNG",)) as opened:
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=("PNG",)) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise ValueError(f"it has {opened.width}x{opened.height} pixels; at most {MAX_PIXELS:,} are decoded")
             return opened.convert(mode)

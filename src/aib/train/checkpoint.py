@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -135,7 +136,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as file:
             if file.testzip() is not None:  # torch does not compare the checksums: a flipped bit would be a weight
                 raise zipfile.BadZipFile
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what it may not be able to read: then it says so
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is damaged or no checkpoint of this package ({type(error).__name__})") from None
     version = state.get("format") if isinstance(state, dict) else None
