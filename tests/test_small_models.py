@@ -34,6 +34,14 @@ def test_twins_share_their_features_and_encoder(name: str, site: tuple[int, int,
     assert create_model(f"{name}_aib", 10).quantizer is None
 
 
+@pytest.mark.parametrize("name", ["fast", "fast_aib_qt"])
+def test_the_fast_networks_begin_unsure(name: str) -> None:
+    """Maxima of 256 channels make large logits; a network that is sure of random classes first has to unlearn that."""
+    torch.manual_seed(0)
+    logits = create_model(name, 10).train()(torch.randn(64, 3, 32, 32))
+    assert F.cross_entropy(logits, torch.arange(64) % 10).item() < 2.5  # ln 10 = 2.3 of one that is not
+
+
 @pytest.mark.parametrize("size", [16, 32, 48, 64])
 def test_small_vggs_take_images_of_other_sizes(size: int) -> None:
     assert create_model("vgg_xs_aib_qt", 4).eval()(torch.randn(2, 3, size, size)).shape == (2, 4)
