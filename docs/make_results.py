@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aib.paper.scores import compare_scores, read_scores
-from aib.paper.tables import PaperTable, changes, compare_runs, read_runs, unchanged
+from aib.paper.tables import PaperTable, compare_runs, read_runs, unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, SCORES = (ROOT / "results" / name for name in ("runs.csv", "scores.csv"))
@@ -97,7 +97,7 @@ def _fast(runs: Sequence[Mapping[str, str]]) -> list[str]:
         + "".join(f"Logits averaged over each image and its mirror image: {_error(run)}. " for run in whole if run.get("mirror"))
         + FAST_SAY
     )]  # fmt: skip
-    table = compare_runs(fifth, FAST, next(label for label in map(_label, fifth) if label.startswith("fast ")))
+    table = compare_runs(fifth, FAST)  # the first row, by name, is the baseline
     names = tuple((row[0].split()[0], *row[1:]) for row in table.rows)  # all have the same options
     columns = (table.columns[0], table.columns[1], "minus fast", *table.columns[3:])
     parts += [_wrapped(FIFTH), replace(table, rows=names, columns=columns).markdown(), _wrapped(FIFTH_SAY)]
@@ -107,10 +107,6 @@ def _fast(runs: Sequence[Mapping[str, str]]) -> list[str]:
 def _error(run: Mapping[str, str]) -> str:
     assert run["error"] == run["last_error"], "the selected weights are not the last ones"
     return f"{100 * float(run['error']):.2f} % error ({100 * float(run['error_low']):.2f} to {100 * float(run['error_high']):.2f})"
-
-
-def _label(run: Mapping[str, str]) -> str:
-    return " ".join([run["model"], *changes(run)])
 
 
 def _shown(table: PaperTable) -> list[str]:
