@@ -172,8 +172,8 @@ def run_case(r: Random, folder: Path, seeds: Path) -> Case:
         sweep_run.state()
         result = sweep_run.result()
         if isinstance(result, dict) and r.random() < 0.5:
-            whole = {"samples": None, "error_interval": [0, 1], "last_error": None, "error": 0.5, "data": "x", "split": "test"}
-            record_run(run.path, whole, folder / "runs.csv", TrainConfig())
+            whole = {"data": "x", "split": "test", "samples": None, "mirror": False, "error": 0.5, "error_interval": [0, 1]}
+            record_run(run.path, {**whole, "last_error": None}, folder / "runs.csv", TrainConfig())
         run.truncate_metrics(1)
         assert run.finished_epochs <= 2
         if begun:

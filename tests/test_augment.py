@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aib.data.augment import channel_statistics, normalize, random_crop, random_flip
+from aib.data.augment import alternate_flips, channel_statistics, flip_images, normalize, random_crop, random_flip
 
 
 def generator(seed: int) -> torch.Generator:
@@ -75,6 +75,28 @@ def test_random_flip_mirrors_about_half() -> None:
     images = torch.tensor([0, 1], dtype=torch.uint8).view(1, 1, 1, 2).expand(4000, 1, 1, 2)
     share = random_flip(images, generator(0))[:, 0, 0, 0].double().mean().item()
     assert abs(share - 0.5) < 4 * 0.5 / 4000**0.5
+
+
+@given(st.integers(3, 9), st.integers(3, 9), st.integers(0, 2), st.lists(st.booleans(), min_size=6, max_size=6))
+def test_crop_of_images_whose_mirroring_is_decided(h: int, w: int, pad: int, decided: list[bool]) -> None:
+    images, mirrored = random_images(6, 2, h, w), torch.tensor(decided)
+    expected = flip_images(random_crop(images, pad, generator(1)), mirrored)
+    assert torch.equal(random_crop(images, pad, generator(1), flip=mirrored), expected)
+    for before, after, one in zip(images, flip_images(images, mirrored), decided):
+        assert np.array_equal(after.numpy(), before.numpy()[:, :, ::-1] if one else before.numpy())
+
+
+@given(st.integers(0, 300), st.integers(0, 2**62), st.integers(0, 50))
+def test_images_take_turns_to_be_mirrored(length: int, seed: int, epoch: int) -> None:
+    now, then = alternate_flips(length, seed, epoch), alternate_flips(length, seed, epoch + 1)
+    assert torch.equal(now, ~then)
+    assert torch.equal(now, alternate_flips(length, seed, epoch + 2))
+
+
+def test_who_is_mirrored_first_is_a_matter_of_the_seed() -> None:
+    one, other = (alternate_flips(4000, seed, 0).double() for seed in (0, 1))
+    for share in (one.mean(), other.mean(), (one == other).double().mean()):
+        assert abs(share.item() - 0.5) < 4 * 0.5 / 4000**0.5
 
 
 def test_statistics_are_those_of_numpy_and_normalise_to_zero_and_one() -> None:

@@ -112,9 +112,9 @@ def test_bad_options_end_with_2_and_name_the_option(capsys: Capture, arguments: 
 def test_the_options_of_train_are_the_fields_of_the_configuration(capsys: Capture) -> None:
     assert main(["train", "--help"]) == 0
     said = capsys.readouterr().out
+    switches = ("flip", "alternate_flip", "nesterov", "download", "skip_bad", "channels_last", "compile", "quiet", "revive_anchors")
     for name in TABLE:
-        assert (f"--{name.replace('_', '-')} " in said) or name in ("flip", "nesterov", "download", "skip_bad", "channels_last",
-                                                                     "compile", "quiet", "revive_anchors"), name  # fmt: skip
+        assert (f"--{name.replace('_', '-')} " in said) or name in switches, name
 
 
 # --- a mistake is one line

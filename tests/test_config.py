@@ -17,8 +17,8 @@ from aib.train.config import RunConfig, TrainConfig, config_from_dict, config_to
 CHANGED: dict[str, dict[str, Any]] = {
     "data": {
         "data": "photos with spaces/ünïcode", "root": "elsewhere", "image_size": 48, "val_fraction": 0.25, "split_seed": 7,
-        "mean": (0.5,), "std": (0.25,), "crop_padding": 3, "flip": False, "download": True, "skip_bad": True, "workers": 0,
-        "boxes": "keep",
+        "mean": (0.5,), "std": (0.25,), "crop_padding": 3, "flip": True, "alternate_flip": True, "download": True,
+        "skip_bad": True, "workers": 0, "boxes": "keep",
     },
     "model": {
         "model": "resnet18", "attend": "layer2", "anchors": 12, "latent_dim": 32, "modulation": "plain",
@@ -150,6 +150,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path: Path, text: str
         ("[optim]\nclip_norm = 0.0", "clip_norm is 0.0; it must be above 0"),
         ("[optim]\nbeta = -1.0", "beta is -1.0"),
         ("[data]\nval_fraction = 1.0", "val_fraction is 1.0"),
+        ("[data]\nflip = false\nalternate_flip = true", "alternate_flip is on and flip is off"),
         ("[data]\nval_fraction = 0", "val_fraction is 0.0"),
         ("[data]\ncrop_padding = -1", "crop_padding is -1"),
         ("[run]\nseed = -1", "seed is -1"),

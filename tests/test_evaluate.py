@@ -20,6 +20,7 @@ from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 from aib.commands.eval import summary_lines
 from aib.commands.train import TrainOptions
+from aib.data.augment import normalize
 from aib.interpret import map_ablation
 from aib.recipes import load_recipe
 from aib.train.config import TrainConfig
@@ -229,6 +230,31 @@ def test_a_plain_model_has_the_same_numbers_but_none_of_attention(trained: Train
     assert all(item["map"] is None and item["rate_bits"] is None for item in folder.read_json("eval/test-gallery.json"))
 
 
+def test_logits_are_averaged_over_mirror_images(trained: Trained, result: dict[str, Any], by_hand: dict[str, Any]) -> None:
+    folder = trained[0]
+    run = load_run(folder.path)
+    images = torch.from_numpy(by_hand["images"]).permute(0, 3, 1, 2)
+    pairs = [normalize(shown, run.mean, run.std) for shown in (images, images.flip(3))]
+    with torch.no_grad():
+        logits = sum(run.model(inputs) for inputs in pairs) / 2
+    found = evaluate(folder.path, mirror=True)
+    with np.load(folder.path / "eval" / "test-mirror.npz") as file:
+        np.testing.assert_allclose(file["logits"], logits.numpy(), atol=1e-5)
+        np.testing.assert_allclose(file["rate_bits"], by_hand["rate"] / math.log(2), rtol=1e-4)
+    assert found["cross_entropy"] == pytest.approx(log_loss(by_hand["labels"], logits.double().softmax(1).numpy()), abs=1e-5)
+    assert found["cross_entropy"] != pytest.approx(result["cross_entropy"], abs=1e-5)
+    assert (found["mirror"], result["mirror"]) == (True, False)
+    assert found["map_mean"] == result["map_mean"]
+    assert evaluate(folder.path, mirror=True, samples=(2, 2))["cross_entropy"] != found["cross_entropy"]
+    assert RunFolder.open(folder.path).has("eval/test-2x2-mirror.json")
+
+
+def test_digits_are_not_mirrored(trained: Trained) -> None:
+    bundle = replace(open_run_data(load_run(trained[0].path)), mirror=False)
+    with pytest.raises(ValueError, match="mirror images of squares do not show the same class"):
+        evaluate(trained[0].path, mirror=True, bundle=bundle)
+
+
 def test_record_replaces_the_row_of_the_same_run(trained: Trained, result: dict[str, Any], tmp_path: Path) -> None:
     folder, table = trained[0], tmp_path / "results" / "runs.csv"
 
@@ -245,11 +271,13 @@ def test_record_replaces_the_row_of_the_same_run(trained: Trained, result: dict[
     assert row["command"].startswith("aib train --data ")
     assert float(row["training_pflop"]) >= 0
     record_run(folder.path, {**result, "split": "val"}, table, TrainConfig())
+    record_run(folder.path, {**result, "mirror": True}, table, TrainConfig())
     other = Path(shutil.copytree(folder.path, tmp_path / "other"))
     config = (other / "config.toml").read_text()
     (other / "config.toml").write_text(config.replace("seed = 0\ndevice", "seed = 3\ndevice"))
     record_run(other, result, table, TrainConfig())
-    assert [(r["seed"], r["split"]) for r in rows()] == [("0", "test"), ("0", "val"), ("3", "test")]
+    found = [(r["seed"], r["split"], r["mirror"]) for r in rows()]
+    assert found == [("0", "test", ""), ("0", "test", "yes"), ("0", "val", ""), ("3", "test", "")]
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="is another table; the columns of this one are data, evaluated_on"):
         record_run(folder.path, result, tmp_path / "wrong.csv", TrainConfig())

@@ -55,7 +55,7 @@ def test_table_1_counts_runs_of_its_own_recipes_unchanged() -> None:
         run(recipe, 3, 0.5, options="--beta 0.0"),  # another experiment
         run("cifar10/narrow_aib_qt", 0, 0.4),
         run(recipe, 0, 0.55, evaluated_on="stl10-by-index"), run(recipe, 1, 0.15, evaluated_on="stl10"),
-        run(recipe, 0, 0.05, split="val"), run(recipe, 0, 0.04, samples="4x4"),
+        run(recipe, 0, 0.05, split="val"), run(recipe, 0, 0.04, samples="4x4"), run(recipe, 0, 0.04, mirror="yes"),
         run("reference/cifar10/vgg_aib", 0, 0.2),
         run("paper/cifar10/vgg", 0, 0.08, model="vgg", options="--precision bf16-mixed --channels-last True --devices 2 --compile"),
     ]  # fmt: skip
@@ -111,6 +111,9 @@ def test_table_1_takes_the_papers_protocol() -> None:
     assert cell(sampled, "vgg_aib", "cifar10").startswith("4.28 / 5.00 [")  # the mean of 4.5 and 5.5
     assert cell(mean, "vgg", "cifar10") == cell(sampled, "vgg", "cifar10") == "7.77 / 8.00 (1)"  # it draws nothing
     assert compare_runs(runs, recipe, protocol="sampled").rows[0][1].startswith("5.00 [")
+    mirrored = [run(recipe, 2, 0.01, mirror="yes"), run(recipe, 2, 0.01, samples="4x4", mirror="yes")]
+    for protocol in ("mean", "sampled"):
+        assert table1([*runs, *mirrored], protocol=protocol).rows == table1(runs, protocol=protocol).rows
     with pytest.raises(ValueError, match="protocol is 'drawn'; it must be mean or sampled"):
         table1(runs, protocol="drawn")
 

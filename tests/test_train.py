@@ -192,6 +192,16 @@ def test_epochs_differ_in_order_and_augmentation_and_runs_of_one_seed_do_not(
     assert seen_images(data, tmp_path / "other", bundle, monkeypatch, crop_padding=4, flip=True, seed=1) != varied
 
 
+def test_images_that_take_turns_are_seen_both_ways_in_two_epochs(
+    data: Path, bundle: DataBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, options = (3, *bundle.image_size), {"crop_padding": 0, "alternate_flip": True}
+    first, second = seen_images(data, tmp_path / "turns", bundle, monkeypatch, flip=True, **options)
+    mirrored = [torch.frombuffer(bytearray(image), dtype=torch.uint8).view(shape).flip(2) for image in first]
+    assert {image.numpy().tobytes() for image in mirrored} == set(second)
+    assert 20 < len({bytes(image.numpy().tobytes()) for image in bundle.train.images} & set(first)) < 76  # half of 96 as they are
+
+
 def test_the_noise_of_a_step_depends_on_seed_and_step_alone() -> None:
     seeds = {mixed_seed(seed, step, 1) for seed in range(30) for step in range(300)}
     assert len(seeds) == 30 * 300

@@ -108,8 +108,9 @@ def test_no_step_waits_for_the_device(waits: Waits, model: str, options: dict[st
     loop = fit(model, **options)
     waits.found.clear()
     waits.operations = 0
-    for batch in loop.bundle.train.batches([torch.arange(16), torch.arange(16, 32)], train=True):
-        parts, errors = loop._step(batch.images, batch.labels, 0.5)
+    batches = loop.bundle.train.batches([torch.arange(16), torch.arange(16, 32)], train=True)
+    for batch, flip in zip(batches, (True, torch.ones(16) > 0)):
+        parts, errors = loop._step(batch.images, batch.labels, 0.5, flip)
         loop.running.add(parts, errors, len(batch.labels), 7)
     assert waits.found == []
     assert waits.operations > 100
@@ -149,6 +150,6 @@ def test_no_step_waits_for_a_real_device() -> None:
     for number, batch in enumerate(loop.bundle.train.batches([torch.arange(16)] * 4, train=True)):
         torch.cuda.set_sync_debug_mode("error" if number > 1 else "default")  # the first steps set things up
         try:
-            loop.running.add(*loop._step(batch.images, batch.labels, 0.5), len(batch.labels), number)
+            loop.running.add(*loop._step(batch.images, batch.labels, 0.5, True), len(batch.labels), number)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -30,6 +30,8 @@ class EvalOptions:
     """Fetch a named data set that is absent."""
     samples: tuple[int, int] | None = None
     """Draws of the attention and, for each, of the latent (4 4 as published); by default the deterministic mean path."""
+    mirror: bool = False
+    """Average the logits over each image and its mirror image; maps and rates stay those of the image."""
     seed: int = 0
     """Seed of draws, shuffles and intervals."""
     device: str = "auto"
@@ -55,7 +57,8 @@ def run(arguments: Sequence[str]) -> None:
     base = start_of(RunFolder.open(options.run)) if options.record is not None else None  # before the work: it may be damaged
     result = evaluate(
         options.run, split=options.split, data=options.data, labels=options.labels, root=options.root,
-        download=options.download, device=choose_device(options.device), samples=options.samples, seed=options.seed,
+        download=options.download, device=choose_device(options.device), samples=options.samples,
+        mirror=options.mirror, seed=options.seed,
     )  # fmt: skip
     Console(soft_wrap=True, highlight=False).print("\n".join(summary_lines(result)), markup=False)
     if options.record is not None and base is not None:

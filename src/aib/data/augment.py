@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Among", "channel_statistics", "normalize", "random_crop", "random_flip"]
+__all__ = ["Among", "alternate_flips", "channel_statistics", "flip_images", "normalize", "random_crop", "random_flip"]
 
 Among = tuple[int, slice]
 """Which images of a batch of so many are there: each is drawn what it would be drawn in the whole batch."""
@@ -58,12 +58,26 @@ def channel_statistics(batches: Iterable[Tensor]) -> tuple[tuple[float, ...], tu
 def random_flip(images: Tensor, generator: torch.Generator | None = None, among: Among | None = None) -> Tensor:
     """Each image (N, C, H, W) mirrored left to right with probability 1/2; ``among`` where they are a share of a batch."""
     count, which = among or (len(images), slice(None))
-    flip = torch.rand(count, device=images.device, generator=generator)[which] < 0.5
-    return torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
+    return flip_images(images, torch.rand(count, device=images.device, generator=generator)[which] < 0.5)
+
+
+def flip_images(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Images (N, C, H, W) of which those that ``mirrored`` (N,) bool names are mirrored left to right."""
+    return torch.where(mirrored.to(images.device, non_blocking=True).view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def alternate_flips(length: int, seed: int, epoch: int) -> Tensor:
+    """(length,) bool, which images of a split are mirrored in an epoch: a random half of them, in every next epoch the others.
+
+    The alternating flip of airbench94 (Jordan 2024, arXiv:2404.00498): two epochs in a row show every image both ways, where chance
+    shows half of them twice the same way. A function of the arguments alone.
+    """
+    first = torch.rand(length, generator=torch.Generator().manual_seed(seed)) < 0.5
+    return first if epoch % 2 == 0 else ~first
 
 
 def random_crop(
-    images: Tensor, pad: int, generator: torch.Generator | None = None, *, flip: bool = False, among: Among | None = None
+    images: Tensor, pad: int, generator: torch.Generator | None = None, *, flip: bool | Tensor = False, among: Among | None = None
 ) -> Tensor:
     """Each image (N, C, H, W) padded by reflection and cropped back to (H, W) at its own random place.
 
@@ -71,13 +85,16 @@ def random_crop(
         images: of any type.
         pad: pixels on every side; 0 leaves the images as they are.
         generator: source of the draws.
-        flip: mirror at random too: the same as `random_flip` afterwards, from the same draws, in one pass over the images.
+        flip: mirror at random too: the same as `random_flip` afterwards, from the same draws, in one pass over the images; or (N,)
+            bool, which to mirror: the same as `flip_images` afterwards.
         among: where the images are a share of a batch.
 
     Raises:
         ValueError: ``pad`` is not smaller than the image.
     """
     if pad == 0:
+        if isinstance(flip, Tensor):
+            return flip_images(images, flip)
         return random_flip(images, generator, among) if flip else images
     n, c, h, w = images.shape
     if not 0 < pad < min(h, w):
@@ -89,8 +106,9 @@ def random_crop(
     left = torch.randint(0, 2 * pad + 1, (count, 1), device=device, generator=generator)[which] - pad
     rows = _reflect(torch.arange(h, device=device) + top, h)
     columns = _reflect(torch.arange(w, device=device) + left, w)
-    if flip:
-        mirrored = torch.rand(count, device=device, generator=generator)[which] < 0.5
+    if isinstance(flip, Tensor) or flip:
+        mirrored = flip if isinstance(flip, Tensor) else torch.rand(count, device=device, generator=generator)[which] < 0.5
+        mirrored = mirrored.to(device, non_blocking=True)
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     pixels = rows[:, :, None] * w + columns[:, None, :]
     return images.reshape(n, c, h * w).gather(2, pixels.view(n, 1, h * w).expand(n, c, h * w)).view(n, c, h, w)

@@ -238,10 +238,12 @@ def on_protocol(run: Mapping[str, str], protocol: str = "mean") -> bool:
     Args:
         run: a recorded run.
         protocol: ``"mean"``, the deterministic mean path; or ``"sampled"``, as the paper tests, logits averaged over 4 draws of the
-            attention and 4 of the latent for each. A network that draws nothing has one error for both.
+            attention and 4 of the latent for each. A network that draws nothing has one error for both. Neither has logits averaged
+            over mirror images.
     """
     samples = run.get("samples", "")
-    return samples == PROTOCOLS[protocol] or (not samples and not _draws(run["model"]))
+    drawn = samples == PROTOCOLS[protocol] or (not samples and not _draws(run["model"]))
+    return drawn and not run.get("mirror")
 
 
 def _draws(model: str) -> bool:

@@ -56,6 +56,8 @@ class DataConfig:
     """Random crop after padding by so many pixels of reflection; 0 for none."""
     flip: bool | None = None
     """Mirror images at random; by default where a mirror image shows the same class."""
+    alternate_flip: bool = False
+    """Mirror each image in every other epoch instead of at random; which ones in the first is drawn."""
     download: bool = False
     """Fetch a named data set that is absent."""
     skip_bad: bool = False
@@ -219,6 +221,8 @@ class TrainConfig:
             raise ValueError(f"mean is {d.mean} and std {d.std}; they are of pixels in [0, 1], and no std is 0")
         if not 0 < d.val_fraction < 1:
             raise ValueError(f"val_fraction is {d.val_fraction}; it must lie between 0 and 1")
+        if d.alternate_flip and d.flip is False:
+            raise ValueError("alternate_flip is on and flip is off; one of them must change")
 
 
 MACHINE = ("device", "devices", "accumulate", "checkpoint_minutes", "quiet")

@@ -43,6 +43,7 @@ def evaluate(
     download: bool = False,
     device: str = "cpu",
     samples: tuple[int, int] | None = None,
+    mirror: bool = False,
     seed: int = 0,
     bundle: DataBundle | None = None,
     other_maps: Mapping[str, Tensor] | None = None,
@@ -60,6 +61,8 @@ def evaluate(
         device: where to compute.
         samples: draws of attention and latent, (4, 4) as published (files are then called SPLIT-4x4); None is the deterministic
             mean path.
+        mirror: average the logits over each image and its mirror image, as airbench94 (Jordan 2024) is tested; files are then
+            called SPLIT-mirror. Maps and rates stay those of the image.
         seed: of the draws, the shuffling and the bootstrap.
         bundle: the data, where the caller has it open already.
         other_maps: further maps of the split's images (N, 1, h, w) by name, localised beside the attention map and shown in the
@@ -83,14 +86,17 @@ def evaluate(
             f"{bundle.name} has no {split} images: it brings none, and none were held out because the run was not trained on it"
         )
     has_map = run.model.has_map
+    if mirror and not bundle.mirror:
+        raise ValueError(f"mirror images of {bundle.name} do not show the same class; evaluate without mirror")
     generator = torch.Generator(device=device).manual_seed(seed)
-    found = predict(run.model, chosen, run.mean, run.std, device=device, samples=samples, generator=generator, keep_maps=has_map)
+    how: dict[str, Any] = {"device": device, "samples": samples, "mirror": mirror}
+    found = predict(run.model, chosen, run.mean, run.std, **how, generator=generator, keep_maps=has_map)
     class_names = list(bundle.class_names)
     result = _numbers(found, class_names)
     if labels == "by-name":  # of classes that the other set lacks there is nothing to say
         result["classes"] = [row for row in result["classes"] if row["n"]]
-    result |= {"split": split, "data": bundle.name, "samples": list(samples) if samples else None, "weights": "best",
-               "epoch": run.card["epoch"]}  # fmt: skip
+    result |= {"split": split, "data": bundle.name, "samples": list(samples) if samples else None, "mirror": mirror,
+               "weights": "best", "epoch": run.card["epoch"]}  # fmt: skip
     if labels is not None:
         result["labels"] = _labels_used(labels, run.class_names, bundle, split)
     result["last_error"] = None
@@ -101,7 +107,7 @@ def evaluate(
             result["last_unreadable"] = str(error)
         else:
             generator = torch.Generator(device=device).manual_seed(seed)  # the draws that the selected weights had
-            again = predict(last, chosen, run.mean, run.std, device=device, samples=samples, generator=generator)
+            again = predict(last, chosen, run.mean, run.std, **how, generator=generator)
             result["last_error"] = again.errors.double().mean().item()
     if has_map or found.rate is not None:
         result |= _attention_numbers(run, found, chosen, device, seed)
@@ -114,6 +120,8 @@ def evaluate(
         name += f"-{labels}"
     if samples is not None:  # beside the mean path's, which the report shows
         name += f"-{samples[0]}x{samples[1]}"
+    if mirror:
+        name += "-mirror"
     _save_arrays(run.folder, name, found)
     with naming(run.folder.path / "eval" / f"{name}-gallery"):
         _save_gallery(run.folder, name, found, chosen, class_names, other_maps or {})

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aib.classifier import AttentiveClassifier, Classifier, Details, Noise
-from aib.data.augment import normalize, random_crop
+from aib.data.augment import alternate_flips, normalize, random_crop
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
 from aib.train.agreement import Agreement
@@ -225,17 +225,18 @@ class _Fit:
         """The steps that are left of the current epoch; ``began`` is when it did, by the monotonic clock."""
         config, state, bundle = self.config, self.state, self.bundle
         self.synced_at = time.monotonic()
-        order = epoch_order(len(bundle.train), config.run.seed, state.epoch)
-        batches = batch_indices(order, config.optim.batch_size, drop_last=True)
-        batches = [positions[self.sharing.share] for positions in batches]  # of each batch, every process its share
+        whole = batch_indices(epoch_order(len(bundle.train), config.run.seed, state.epoch), config.optim.batch_size, drop_last=True)
+        batches = [positions[self.sharing.share] for positions in whole]  # of each batch, every process its share
         self.wrapped.train()
-        epoch_seed = mixed_seed(config.run.seed, state.epoch)
-        for batch in bundle.train.batches(batches[state.batch :], train=True, seed=epoch_seed):
+        in_turn = self.flip and config.data.alternate_flip
+        flips = alternate_flips(len(bundle.train), mixed_seed(config.run.seed), state.epoch) if in_turn else None
+        for batch in bundle.train.batches(batches[state.batch :], train=True, seed=mixed_seed(config.run.seed, state.epoch)):
             factor = lr_factor(state.step, self.per_epoch, config.optim)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             torch.manual_seed(mixed_seed(config.run.seed, state.step, 1))
-            parts, errors = self._step(batch.images, batch.labels, warmed_share(state.step, self.per_epoch, config.optim))
+            flip = self.flip if flips is None else flips[batch.positions]
+            parts, errors = self._step(batch.images, batch.labels, warmed_share(state.step, self.per_epoch, config.optim), flip)
             self.running.add(parts, errors, len(batch.labels), state.step)
             state.step += 1
             state.batch += 1
@@ -287,11 +288,11 @@ class _Fit:
             revive_anchors(self.model.quantizer, predictions.usage.counts, self.optimizer)
         return val
 
-    def _step(self, images: Tensor, labels: Tensor, share: float) -> tuple[dict[str, Tensor], Tensor]:
+    def _step(self, images: Tensor, labels: Tensor, share: float, flip: bool | Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step on uint8 ``images`` with a share of beta; the loss parts and the number of errors, on the device."""
         optim, bundle = self.config.optim, self.bundle
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        images = random_crop(images, self.config.data.crop_padding, flip=self.flip, among=self.sharing.among)
+        images = random_crop(images, self.config.data.crop_padding, flip=flip, among=self.sharing.among)
         noise = self.sharing.noise()
         if self.world > 1:  # what the network itself draws, such as dropout, is each process's own
             torch.manual_seed(mixed_seed(self.config.run.seed, self.state.step, 2 + self.rank))

@@ -55,6 +55,7 @@ def predict(
     batch_size: int = 250,
     samples: tuple[int, int] | None = None,
     generator: torch.Generator | None = None,
+    mirror: bool = False,
     keep_maps: bool = False,
 ) -> Predictions:
     """Run ``model`` in eval mode over ``split``; its training flag comes back as it was.
@@ -65,6 +66,7 @@ def predict(
         mean, std: normalisation the model was trained with.
         samples: draws of attention and latent; None is the deterministic mean path.
         generator: source of the draws' noise.
+        mirror: logits are the mean of those of the image and of its mirror image; all else is of the image.
         keep_maps: return every map (memory: N times the map's size).
     """
     was_training = model.training
@@ -77,7 +79,11 @@ def predict(
             for batch in split.batches(batch_indices(torch.arange(len(split)), batch_size)):
                 images = normalize(batch.images.to(device, non_blocking=True), mean, std)
                 details = model.forward_details(images, samples=samples, generator=generator)
-                logits.append(details.logits.float().cpu())
+                outputs = details.logits.float()
+                if mirror:
+                    mirrored = model.forward_details(images.flip(3), samples=samples, generator=generator)
+                    outputs = (outputs + mirrored.logits.float()) / 2
+                logits.append(outputs.cpu())
                 if details.rate is not None:
                     rates.append(details.rate.float().cpu())
                 if (used := details.map) is not None:

@@ -16,13 +16,13 @@ from aib.train.run_folder import RunFolder
 __all__ = ["COLUMNS", "command_line", "record_run"]
 
 COLUMNS = (
-    "data", "evaluated_on", "model", "recipe", "seed", "beta", "epochs", "split", "samples", "error", "error_low", "error_high",
-    "last_error", "rate_bits", "parameters", "macs", "training_pflop", "seconds", "hardware", "threads", "torch", "aib", "commit",
-    "date", "command",
+    "data", "evaluated_on", "model", "recipe", "seed", "beta", "epochs", "split", "samples", "mirror", "error", "error_low",
+    "error_high", "last_error", "rate_bits", "parameters", "macs", "training_pflop", "seconds", "hardware", "threads", "torch",
+    "aib", "commit", "date", "command",
 )  # fmt: skip
-KEY = ("data", "evaluated_on", "split", "samples", "command")
+KEY = ("data", "evaluated_on", "split", "samples", "mirror", "command")
 """A row with the same values here is replaced."""
-ORDER = ("data", "model", "recipe", "command", "evaluated_on", "split", "samples")
+ORDER = ("data", "model", "recipe", "command", "evaluated_on", "split", "samples", "mirror")
 
 
 def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainConfig) -> dict[str, str]:
@@ -55,7 +55,8 @@ def _row(folder: RunFolder, result: Mapping[str, Any], base: TrainConfig) -> dic
     return {
         "data": card["data"], "evaluated_on": result["data"], "model": card["name"] + (f"@{card['site']}" if card["site"] else ""),
         "recipe": config.run.recipe or "", "seed": config.run.seed, "beta": config.optim.beta, "epochs": len(epochs),
-        "split": result["split"], "samples": "x".join(map(str, result["samples"] or ())), "error": round(result["error"], 6),
+        "split": result["split"], "samples": "x".join(map(str, result["samples"] or ())),
+        "mirror": "yes" if result["mirror"] else "", "error": round(result["error"], 6),
         "error_low": round(result["error_interval"][0], 6), "error_high": round(result["error_interval"][1], 6),
         "last_error": "" if result["last_error"] is None else round(result["last_error"], 6),
         "rate_bits": round(result["rate_bits"], 3) if "rate_bits" in result else "",
