@@ -37,10 +37,11 @@ to give their size. A target counts as reached where the whole interval is on it
 REMARKS = {
     "step": """*Unclear* is a median below the target whose interval reaches over it: rounds of seconds scatter on a shared machine.
 What a step has beside its floor is batch normalisation, ReLU, pooling, dropout and the optimiser. "Attention, quantiser and
-bottleneck under 3 % of the step" is not reached for `wrn_aib_qt` as it was written, with the convolutions inside the attention's
-head: the published head is more than half of the network's operations, which the next measurement counts. Without them the shares
-are what the package itself adds.""",
-    "quantizer": """Two threads are for idle machines. From 32,768 positions on torch shares each of some twenty short
+bottleneck under 3 % of the step" is not reached for `wrn_aib_qt` with the convolutions inside the attention's head: the published
+head is more than half of the network's operations, and what they take is in the floor too. On their own, without these
+convolutions, the shares are what the package itself adds.""",
+    "quantizer": """For a single map of 256 scores and up to 50 anchors the table is small and the faster of the two: what counts
+there are the calls. Two threads are for idle machines. From 32,768 positions on torch shares each of some twenty short
 operations among its threads, and beside other work two threads can take many times as long as one ([log.md](log.md)).
 `--threads 1` measures without that.""",
     "score": """Other work ran beside this one and fell on the bare passes more often: a ratio below 1 on the clock is that and no

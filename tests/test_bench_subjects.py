@@ -159,7 +159,7 @@ def test_the_command_prints_ratios_beside_times_and_a_runs_errors(capsys: pytest
     (scored,) = json.loads((tmp_path / "out" / "score.json").read_text())["rows"]
     assert scored["case"] == {"model": f"vgg_xs_aib_qt ({run.path})", "images": 12, "batch": 64}
     result = json.loads((tmp_path / "out" / "samples.json").read_text())
-    assert result["command"].startswith("aib bench samples score --quick --repeats 2")
+    assert result["command"] == f"aib bench samples --repeats 2 --threads 1 --quick --run {run.path}"  # of this subject alone
     assert result["run_command"].startswith("aib train --data ")
     assert result["run_command"].endswith(f" --seed 0 --out {run.path}")
     assert {error["images"] for error in result["details"]["errors"].values()} == {12}

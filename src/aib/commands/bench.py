@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,14 +74,13 @@ def run(arguments: Sequence[str]) -> None:
     out = options.out if options.out is not None or options.quick else Path("results/bench")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["aib", "bench", *arguments])
     for subject in subjects:
         with console.status(f"{subject} ...") as status:
 
             def say(line: str, subject: str = subject, status: Any = status) -> None:
                 status.update(f"{subject}: {line}")
 
-            result = measure_subject(subject, settings, out=out, command=command, say=say)
+            result = measure_subject(subject, settings, out=out, command=command_of(subject, options), say=say)
         console.print(f"\n{subject}: {result['about']}", style="bold")
         header, rows = table(result)
         made = Table(*header[:2], box=None, pad_edge=False)
@@ -101,3 +100,13 @@ def run(arguments: Sequence[str]) -> None:
         + (f"saved in {out}: {', '.join(f'{subject}.json' for subject in subjects)}" if out is not None else "not saved (--out)"),
         soft_wrap=True,
     )
+
+
+def command_of(subject: str, options: BenchOptions) -> str:
+    """The command that repeats the measurement of one subject."""
+    words = ["aib", "bench", subject]
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.name not in ("subjects", "out") and value != option.default:
+            words += [f"--{option.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
