@@ -44,9 +44,8 @@ convolutions, the shares are what the package itself adds.""",
 there are the calls. Two threads are for idle machines. From 32,768 positions on torch shares each of some twenty short
 operations among its threads, and beside other work two threads can take many times as long as one ([log.md](log.md)).
 `--threads 1` measures without that.""",
-    "score": """Other work ran beside this one and fell on the bare passes more often: a ratio below 1 on the clock is that and no
-gain, since scoring holds the bare passes. The ratio of the processor's time is the one that is judged and the one to quote. The
-intervals of the mean cosines came after this measurement; a trial of what they cost is in [log.md](log.md).""",
+    "score": """Other work ran on the other core, so the ratio of the processor's time is the one that is judged and the one to
+quote. Bare passes are a part of what is scored, and cannot take longer than it but for chance.""",
     "variants": """Why each is where it is, with numbers of trials in [log.md](log.md). Channels-last order: the recipes of narrow
 networks have it, the paper's own do not. Folded normalisation: little gain, so it is a function for inference
 (`aib.fold_batch_norm`) and evaluation does without. Crop and mirror in one pass: always, with the same images bit for bit. Malloc

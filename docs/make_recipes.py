@@ -134,7 +134,10 @@ def otherwise(model: str, data: str, convention: str) -> list[str]:
                 f"is {nats:,.0f} nats at the start"
             )
         if cub:
-            found.append("Adam, its rates and 16 images a batch are the published code's; the paper writes SGD for all data")
+            found.append(
+                "Adam, its rates, 16 images a batch and the normalisation, ImageNet's, are the published code's; the paper writes "
+                "SGD for all data"
+            )
         return found
     found = [f"{held}; there all images train and the least test error chooses it"]
     if model == "vgg_dvib":

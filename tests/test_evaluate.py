@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -249,6 +250,17 @@ def test_logits_are_averaged_over_mirror_images(trained: Trained, result: dict[s
     assert RunFolder.open(folder.path).has("eval/test-2x2-mirror.json")
 
 
+def test_the_screen_says_how_logits_came_about_and_what_the_last_epoch_gave(result: dict[str, Any]) -> None:
+    def shown(**changed: Any) -> dict[str, str]:
+        return dict(re.split(r"  +", line, maxsplit=1) for line in summary_lines({**result, **changed}))
+
+    assert shown(last_error=0.25)["after the last epoch"] == "25.00 %"
+    assert "logits averaged" not in shown()
+    assert shown(mirror=True)["logits averaged"] == "over the image and its mirror image"
+    assert shown(samples=[4, 2])["logits averaged"] == "over 4 x 2 draws"
+    assert shown(samples=[4, 2], mirror=True)["logits averaged"] == "over 4 x 2 draws, over the image and its mirror image"
+
+
 def test_digits_are_not_mirrored(trained: Trained) -> None:
     bundle = replace(open_run_data(load_run(trained[0].path)), mirror=False)
     with pytest.raises(ValueError, match="mirror images of squares do not show the same class"):
@@ -308,3 +320,4 @@ def test_a_damaged_last_checkpoint_does_not_hide_the_selected_weights(trained: T
     assert found["last_error"] is None
     assert "last.ckpt" in found["last_unreadable"]
     assert any("last.ckpt" in line for line in summary_lines(found))
+    assert not any(line.startswith("after the last epoch") for line in summary_lines(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,12 @@ def test_what_cannot_work_is_refused_before_a_run_folder_is_made(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         train(tiny_config(data, tmp_path / "run", **options), bundle=bundle)
+    assert not (tmp_path / "run").exists()
+
+
+def test_turns_of_mirror_images_need_mirror_images(data: Path, bundle: DataBundle, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="alternate_flip is on, but mirror images of squares do not show the same class"):
+        train(tiny_config(data, tmp_path / "run", flip=None, alternate_flip=True), bundle=replace(bundle, mirror=False))
     assert not (tmp_path / "run").exists()
 
 

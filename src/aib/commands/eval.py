@@ -71,9 +71,17 @@ def summary_lines(result: dict) -> list[str]:
     rows = [
         ("images", f"{result['n']} ({result['data']}, {result['split']})"),
         ("error", f"{100 * result['error']:.2f} %   95 % interval {100 * low:.2f} to {100 * high:.2f}"),
+        *([] if result["last_error"] is None else [("after the last epoch", f"{100 * result['last_error']:.2f} %")]),
         ("cross-entropy", f"{result['cross_entropy']:.4f} nats"),
         ("calibration error", f"{100 * result['ece']:.2f} %"),
     ]
+    averaged = []
+    if result["samples"]:
+        averaged.append("over {} x {} draws".format(*result["samples"]))
+    if result["mirror"]:
+        averaged.append("over the image and its mirror image")
+    if averaged:
+        rows.insert(1, ("logits averaged", ", ".join(averaged)))
     if "labels" in result:
         used = result["labels"]
         shared = f"{len(used['classes_shared'])} of {len(result['confusion'])} classes"

@@ -13,8 +13,9 @@ from aib.backbones import one_line
 from aib.classifier import AttentiveClassifier, Classifier
 from aib.data.augment import normalize
 from aib.data.bundle import DataBundle
+from aib.train.config import DataConfig
 
-__all__ = ["check_apart", "check_channels", "check_crop", "check_first_pass", "collapse_warnings", "finite_weights"]
+__all__ = ["check_apart", "check_augmentation", "check_channels", "check_first_pass", "collapse_warnings", "finite_weights"]
 
 
 def check_first_pass(model: Classifier, bundle: DataBundle) -> None:
@@ -62,15 +63,19 @@ def check_channels(mean: Sequence[float], std: Sequence[float], bundle: DataBund
         )
 
 
-def check_crop(padding: int, bundle: DataBundle) -> None:
-    """Refuse a padding that images of this size cannot reflect.
+def check_augmentation(config: DataConfig, bundle: DataBundle) -> None:
+    """Refuse a padding that images of this size cannot reflect, and turns of mirror images that are not to be.
 
     Raises:
-        ValueError: ``padding`` is not smaller than the images' shorter side.
+        ValueError: ``crop_padding`` is not smaller than the images' shorter side, or ``alternate_flip`` is on without mirroring.
     """
     height, width = bundle.image_size
-    if padding >= (side := min(height, width)):
-        raise ValueError(f"crop_padding is {padding}; it must be between 0 and {side - 1} for {height}x{width} images")
+    if config.crop_padding >= (side := min(height, width)):
+        raise ValueError(f"crop_padding is {config.crop_padding}; it must be between 0 and {side - 1} for {height}x{width} images")
+    if config.alternate_flip and not (bundle.mirror if config.flip is None else config.flip):
+        raise ValueError(
+            f"alternate_flip is on, but mirror images of {bundle.name} do not show the same class; leave it out or add --flip True"
+        )
 
 
 def check_apart(folder: Path, data: str) -> None:

@@ -24,7 +24,7 @@ from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
 from aib.train.agreement import Agreement
 from aib.train.checkpoint import link, load_checkpoint, save_checkpoint
-from aib.train.checks import check_apart, check_crop, check_first_pass, collapse_warnings, finite_weights
+from aib.train.checks import check_apart, check_augmentation, check_first_pass, collapse_warnings, finite_weights
 from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
 from aib.train.fabric import ForwardDetails, compiled_forward, meet
@@ -99,7 +99,7 @@ def train(
             bundle = open_training_data(config.data) if resume is None else reopen_training_data(folder, config.data)
         model = start_network(config, bundle, resumed=state is not None)
         if resume is None:
-            check_crop(config.data.crop_padding, bundle)
+            check_augmentation(config.data, bundle)
             check_first_pass(model, bundle)
             if first:
                 folder.path.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,7 @@ STATISTICS: dict[str, tuple[Colour, Colour]] = {
     "vgg": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),  # those of CIFAR-100, for CIFAR-10 too
     "wrn": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # those that circulate for CIFAR-10, for CIFAR-100 too
     "svhn": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "cub200": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's, which the weights of the start expect
 }
 """Mean and standard deviation (of pixels in [0, 1]) with which the published code normalises, by network or data set."""
 
@@ -48,13 +49,13 @@ def published_normalization(model_name: str, dataset: str) -> tuple[Colour, Colo
     """Mean and standard deviation with which the published code normalises pixels in [0, 1].
 
     They go by the network, not by the data: the VGG takes CIFAR-100's for CIFAR-10 too, the WRN CIFAR-10's for CIFAR-100 too; both
-    take 0.5 for SVHN.
+    take 0.5 for SVHN and ImageNet's for CUB.
 
     Args:
         model_name: one of `aib.models.reference.REFERENCE_MODELS`.
-        dataset: name of the data set; only ``"svhn"`` matters.
+        dataset: name of the data set; only ``"svhn"`` and ``"cub200"`` matter.
     """
-    return STATISTICS["svhn" if dataset.lower() == "svhn" else model_name.partition("_")[0]]
+    return STATISTICS.get(dataset.lower(), STATISTICS[model_name.partition("_")[0]])
 
 
 def published_settings(model: str, data: str, convention: str) -> dict[str, dict[str, Any]]:
@@ -73,6 +74,9 @@ def published_settings(model: str, data: str, convention: str) -> dict[str, dict
     }
     optim = tables["optim"]
     tables["data"]["flip"] = True
+    if cub or convention == "reference":
+        mean, std = published_normalization(model, data)
+        tables["data"] |= {"mean": list(mean), "std": list(std)}
     if cub:
         tables["data"] |= {"image_size": SIDE, "boxes": "crop"}
         tables["model"]["pretrained"] = "yes"
@@ -91,8 +95,6 @@ def published_settings(model: str, data: str, convention: str) -> dict[str, dict
     if convention == "reference":
         optim |= {"kl": "reference", "weight_decay": 0.0 if cub else round(5e-4 * LN2, 9)}
         if not cub:
-            mean, std = published_normalization(model, data)
-            tables["data"] |= {"mean": list(mean), "std": list(std)}
             optim["lr"] = round(0.1 / LN2, 6)
         if vgg and not cub:
             optim |= {"beta": 0.005, "warmup_epochs": 0.0, "step_epochs": list(range(24, 200, 25))}
