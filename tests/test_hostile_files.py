@@ -30,6 +30,7 @@ from aib.data import images, open_data
 from aib.data.checksums import md5_of, unpack
 from aib.data.images import decode_image, read_image
 from aib.data.texts import read_text
+from aib.models.build import build_model
 from aib.paper.tables import read_runs
 from aib.report import build_report
 from aib.train.checkpoint import FORMAT, load_checkpoint
@@ -104,10 +105,12 @@ def test_costly_formats_have_half_the_limit(tmp_path: Path, monkeypatch: pytest.
 def test_arrays_that_expand_or_lie_are_refused(tmp_path: Path, seeds: Path) -> None:
     whole = [(f"{name}.npy", npy(array)) for name, array in ARRAYS.items()]
     shape = npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (10000000, 64, 64, 3), }")
+    long = npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (9223372036854775808, 3), }")
     traps = npy(np.array([fuzz_data.Trap()] * 24, object))
     contents = {
         "would unpack to": zeros(300), "in a way that numpy does not write": zipped(whole, zipfile.ZIP_BZIP2),
         "x_train cannot be read": zipped([("x_train.npy", shape), *whole[1:]]),
+        "y_train cannot be read": zipped([whole[0], ("y_train.npy", long), *whole[2:]]),
         "x_train holds Python objects": zipped([("x_train.npy", traps), *whole[1:]]),
     }  # fmt: skip
     acts: dict[str, Callable[[Path], object]] = {}
@@ -182,6 +185,14 @@ def test_no_payload_runs(read: Callable[[Path], object], zipped: bool, tmp_path:
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the payload is a real one
     assert marker.exists()
+
+
+@pytest.mark.parametrize("read", [lambda path: create_backbone("test_resnet", pretrained=path),
+                                  lambda path: build_model("vgg_gap_cub", 5, pretrained=str(path))])  # fmt: skip
+def test_complex_weights_are_not_made_real(read: Callable[[Path], object], tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(1, dtype=torch.complex64)}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth' \(.*the numbers of 'conv1.weight' are complex"):
+        read(tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -133,9 +133,11 @@ def svg_text(svg: str) -> list[str]:
 def test_figures_are_well_formed_and_say_their_numbers() -> None:
     assert "loss (nats)" in svg_text(curves("loss", {"train": [(1, 2.0), (2, 1.0)]}, unit="nats"))
     assert any("log scale" in text for text in svg_text(curves("rate", {"train": [(1, 5000.0), (2, 3.0)]})))
-    for points in ([], [(1, 0.0)], [(1, float("nan")), (2, -1.0)], [(1, 1e-9), (2, 1e9)]):
+    tiny, huge = [(1, 5e-324), (2, 1.0)], [(1, 1.0), (2, 1.7e308)]  # as in a damaged log
+    for points in ([], [(1, 0.0)], [(1, float("nan")), (2, -1.0)], [(1, 1e-9), (2, 1e9)], tiny, huge):
         svg_text(curves("odd", {"train": points}))
         svg_text(information_plane([(epoch, rate, 0.3) for epoch, rate in points], 3.3))
+        svg_text(information_plane([(epoch, 0.3, loss) for epoch, loss in points], 3.3))
     assert "label entropy 3.32" in svg_text(information_plane([(1, 20.0, 2.0), (2, 8.0, 0.5)], 3.32))
     svg = anchor_bars([0.0, 0.5, 1.1], [3, 0, 1])
     assert svg.count("<rect") == 2

@@ -7,14 +7,22 @@ import mmap
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_saved", "create_backbone", "declared_input_size", "image_size", "module_device_and_dtype", "one_line"]
+__all__ = [
+    "check_real",
+    "check_saved",
+    "create_backbone",
+    "declared_input_size",
+    "image_size",
+    "module_device_and_dtype",
+    "one_line",
+]
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -26,6 +34,17 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     """Type and message of ``error`` on one line of at most ``limit`` characters or so."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+def check_real(weights: Mapping[str, Any]) -> None:
+    """Refuse complex numbers, of which torch would take the real parts.
+
+    Raises:
+        ValueError: a tensor is complex.
+    """
+    for name, value in weights.items():
+        if isinstance(value, Tensor) and value.is_complex():
+            raise ValueError(f"the numbers of {name!r} are complex")
 
 
 def check_saved(path: Path) -> None:
@@ -150,6 +169,7 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
         state = convert(state, network) if convert is not None else state
         fitted = _without_head(_fit_first_convolution(state, network), network)
+        check_real(fitted)
         result = network.load_state_dict(fitted, strict=False)
     except Exception as error:
         raise ValueError(f"cannot load pretrained weights from {str(path)!r} ({one_line(error)})") from error

@@ -156,7 +156,8 @@ class _Arrays:
             ValueError: it holds Python objects, or is damaged or too large for the memory.
         """
         try:
-            array = self.arrays[key]
+            with np.errstate(all="ignore"):  # of the sizes in a damaged header: then it says so
+                array = self.arrays[key]
         except Exception as error:  # of a damaged header or member: a dozen types, of numpy, zipfile, zlib, tokenize, ...
             if "allow_pickle" in str(error):
                 raise self.error(f"{key} holds Python objects, which are not read; save it as an array of numbers") from error

@@ -21,7 +21,7 @@ from torch import nn
 
 from aib.anchors import AnchorQuantizer
 from aib.attention import SpatialAttention
-from aib.backbones import check_saved, one_line
+from aib.backbones import check_real, check_saved, one_line
 from aib.bottleneck import LatentBottleneck, deep_decoder
 from aib.classifier import AttentiveClassifier, Classifier, PlainClassifier, SplitBackbone
 from aib.functional import Modulation
@@ -71,7 +71,9 @@ def _imagenet(name: str, pretrained: str | None, in_channels: int) -> Any:
     try:
         check_saved(path)
         with warnings.catch_warnings(action="ignore"):  # of what it may not be able to read: then it says so
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        check_real(weights)
+        network.load_state_dict(weights)
     except Exception as error:
         raise ValueError(f"cannot load torchvision's {name} from {pretrained!r} ({one_line(error)})") from error
     return network

@@ -14,6 +14,9 @@ __all__ = ["ablation_bars", "anchor_bars", "colour_bar", "curves", "information_
 
 Points = Sequence[tuple[float, float]]
 
+GREATEST = 1e300
+"""Values from here on, as a damaged log may hold, are not drawn: an axis around them has no numbers left."""
+
 
 def curves(name: str, series: Mapping[str, Points], *, unit: str = "", share: bool = False) -> str:
     """Lines over epochs.
@@ -27,11 +30,11 @@ def curves(name: str, series: Mapping[str, Points], *, unit: str = "", share: bo
     The axis starts at 0, unless positive values span more than a factor of 100: then it is logarithmic, and says so.
     """
     factor = 100.0 if share else 1.0
-    drawn = {key: [(x, factor * y) for x, y in points if math.isfinite(y)] for key, points in series.items()}
+    drawn = {key: [(x, factor * y) for x, y in points if abs(y) < GREATEST] for key, points in series.items()}
     values = [y for points in drawn.values() for _, y in points] or [0.0]
     epochs = [x for points in drawn.values() for x, _ in points] or [1.0]
     positive = [value for value in values if value > 0]
-    log = min(values) > 0 and max(values) / min(values) > 100
+    log = min(values) > 1 / GREATEST and max(values) / min(values) > 100
     top = max(values) * (1.5 if log else 1.06)
     top = min(top, 100.0) if share else top
     low = min(positive) / 1.5 if log else min(0.0, 1.06 * min(values))
@@ -72,11 +75,10 @@ def information_plane(points: Sequence[tuple[int, float, float]], label_entropy_
             less the cross-entropy bounds I(Z; Y) from below.
         label_entropy_bits: H(Y).
     """
-    placed = [
-        (epoch, rate, label_entropy_bits - loss) for epoch, rate, loss in points if math.isfinite(rate) and math.isfinite(loss)
-    ]
+    drawn = [point for point in points if abs(point[1]) < GREATEST and abs(point[2]) < GREATEST]
+    placed = [(epoch, rate, label_entropy_bits - loss) for epoch, rate, loss in drawn]
     rates = [rate for _, rate, _ in placed]
-    log = bool(rates) and min(rates) > 0 and max(rates) > 30 * min(rates)
+    log = bool(rates) and min(rates) > 1 / GREATEST and max(rates) > 30 * min(rates)
     right = 1.1 * max([*rates, label_entropy_bits])
     floor = min([0.0] + [1.1 * y for _, _, y in placed])
     chart = Chart(
