@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import warnings
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -267,4 +268,6 @@ def test_a_post_hoc_map_of_tiny_values_is_shown_on_its_own_scale() -> None:
 
     map = np.array([[0.0, 1e-6], [2e-6, 4e-6]], np.float32)
     np.testing.assert_allclose(_own_scale(map), [[0, 0.25], [0.5, 1]])
+    with warnings.catch_warnings(action="error"):  # a damaged one is left to the check that refuses it
+        assert _own_scale(np.array([[np.inf, 1]], np.float32))[0, 1] == 1
     np.testing.assert_array_equal(_own_scale(np.zeros((2, 2), np.float32)), np.zeros((2, 2)))  # Grad-CAM found nothing: stays dark

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
 def _own_scale(map: NDArray[np.float32]) -> NDArray[np.float32]:
     """A post-hoc map divided by its greatest value: unlike an attention map it has no unit, and on a fixed scale may vanish."""
     greatest = float(map.max())
-    return map / np.float32(greatest) if greatest > 0 else map
+    return map / np.float32(greatest) if 0 < greatest < math.inf else map
 
 
 def _tile(item: GalleryItem) -> Tile:
