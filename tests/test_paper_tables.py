@@ -137,6 +137,22 @@ def test_runs_of_one_recipe_are_compared_by_seed() -> None:
         compare_runs(runs, "r", "wrn")
 
 
+@pytest.mark.parametrize("recipe", ["paper/cifar10/vgg_aib", "gone"])
+def test_a_run_on_other_data_has_a_row_of_its_own(recipe: str) -> None:
+    other = {"data": "svhn", "evaluated_on": "svhn", "date": "2026-02-01"}
+    runs = [
+        run(recipe, 0, 0.9, **other), run(recipe, 0, 0.9, options="--beta 0.0", **other),
+        {**run(recipe, 0, 0.1), "command": f"aib train --recipe {recipe} --seed 0"},
+        run(recipe, 1, 0.2, evaluated_on="stl10-by-name"),
+    ]  # fmt: skip
+    rows = {row[0]: row[1:3] for row in compare_runs(runs, recipe).rows}
+    assert rows == {  # errors on two data sets have no difference
+        "vgg_aib": ("10.00 (1)", ""), "vgg_aib data svhn": ("90.00 (1)", ""), "vgg_aib data svhn beta 0.0": ("90.00 (1)", "")
+    }  # fmt: skip
+    assert next(iter(rows)) == "vgg_aib"
+    assert compare_runs(runs, recipe, "vgg_aib data svhn").rows[2][2] == "+0.00"
+
+
 def score(model: str, edit: str, size: str, value: float, **more: str) -> dict[str, str]:
     """A recorded score; its excess is 0.3 below, and 0.1 above that of the best control."""
     row = {"model": model, "data": "cifar10", "evaluated_on": "cifar10", "split": "test", "recipe": f"paper/cifar10/{model}",

@@ -26,6 +26,7 @@ __all__ = [
     "compare_runs",
     "counted",
     "mean_of_seeds",
+    "network_and_data",
     "numbered",
     "on_protocol",
     "one_a_seed",
@@ -50,7 +51,7 @@ WHY = "why they differ"
 MACHINE = ("precision", "channels-last", "compile", "compile-mode", "devices", "accumulate")
 """Options of a recorded command that say how a machine computes the run."""
 NO_CHANGE = ("recipe", "seed", "data", "root", "model", "download", "workers", *MACHINE)
-"""Options of a recorded command that are no change of its recipe; data and model are compared by their own columns."""
+"""Options of a recorded command that are no change of its recipe; data and model are told apart by their own columns."""
 
 GREATEST = 1e12
 """Bound of the numbers of a table of results, which are shares, bits and seeds."""
@@ -212,14 +213,23 @@ def counted(
     found = [run for run in runs if run["recipe"] == recipe and run["split"] == split and unchanged(run)]
     if not found:
         return []
-    config = load_recipe(recipe)
-    data = Path(config.data.data).stem
-    model = config.model.model + (f"@{config.model.attend}" if config.model.attend else "")
+    model, data = network_and_data(recipe)
     return one_a_seed(
         run for run in found
         if (run["model"], run["data"]) == (model, data) and run.get("evaluated_on", run["data"]) == (evaluated_on or data)
         and on_protocol(run, protocol)
     )  # fmt: skip
+
+
+def network_and_data(recipe: str) -> tuple[str, str]:
+    """Names of a recipe's network and data as its runs are recorded.
+
+    Raises:
+        ValueError: see `aib.recipes.load_recipe`.
+    """
+    config = load_recipe(recipe)
+    site = f"@{config.model.attend}" if config.model.attend else ""
+    return config.model.model + site, Path(config.data.data).name.removesuffix(".npz")
 
 
 def one_a_seed(runs: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
@@ -257,7 +267,7 @@ def _check_protocol(protocol: str) -> None:
 
 
 def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | None = None, protocol: str = "mean") -> PaperTable:
-    """All recorded runs of one recipe, whatever was changed on its command line, with paired differences.
+    """All recorded runs of one recipe, whatever was changed on its command line, with paired differences on the same data.
 
     Args:
         runs: of `read_runs`.
@@ -269,11 +279,14 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
         ValueError: there is no such run or row, or the protocol is unknown.
     """
     _check_protocol(protocol)
+    recorded = [run for run in runs if run["recipe"] == recipe]
+    data = _own_data(recipe, recorded)
     found: dict[str, list[Mapping[str, str]]] = {}
-    for run in runs:
+    for run in sorted(recorded, key=lambda run: run["data"] != data):  # the first row is of the recipe's own data
         own = run["split"] == "test" and run.get("evaluated_on", run["data"]) == run["data"]
-        if run["recipe"] == recipe and own and on_protocol(run, protocol):
-            found.setdefault(" ".join([run["model"], *changes(run)]), []).append(run)
+        if own and on_protocol(run, protocol):
+            other = [f"data {run['data']}"] if run["data"] != data else []
+            found.setdefault(" ".join([run["model"], *other, *changes(run)]), []).append(run)
     groups = {label: {int(run["seed"]): run for run in one_a_seed(mine)} for label, mine in found.items()}
     if not groups:
         known = sorted({run["recipe"] for run in runs if run["recipe"]})
@@ -287,7 +300,7 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
     rows = []
     for label, mine in groups.items():
         errors = [100 * float(run["error"]) for run in mine.values()]
-        shared = [seed for seed in mine if seed in base]
+        shared = [seed for seed in mine if seed in base and mine[seed]["data"] == base[seed]["data"]]
         difference = ""
         if mine is not base and shared:
             ours, theirs = ([100 * float(group[seed]["error"]) for seed in shared] for group in (mine, base))
@@ -305,6 +318,14 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
             "differences are paired by seed; PFLOP of a training: 6e-15 for each multiply-accumulate",
         ),
     )
+
+
+def _own_data(recipe: str, runs: Sequence[Mapping[str, str]]) -> str | None:
+    """The data of a recipe; of one that is gone, those of its first run whose command names none."""
+    try:
+        return network_and_data(recipe)[1]
+    except ValueError:
+        return min(runs, key=lambda run: len(changes(run, ("data",))))["data"] if runs else None
 
 
 def unchanged(run: Mapping[str, str]) -> bool:
