@@ -190,6 +190,30 @@ def test_table_2_takes_recorded_scores() -> None:
     assert "on the images that controls were scored on" in notes
 
 
+def test_table_2_counts_one_convention_and_one_run_a_seed() -> None:
+    edit = ("low frequencies", "12")
+    half = score("vgg_aib", *edit, 0.9, options="--precision bf16-mixed", date="2026-02-01")
+    runs = [
+        score("vgg_aib", *edit, 0.6, date="2026-01-01"), half,
+        score("vgg_aib", *edit, 0.8, recipe="reference/cifar10/vgg_aib"),
+        score("vgg_aib", *edit, 0.1, seed="1", recipe="paper/cifar10/vgg"),  # of another network's recipe
+        score("vgg_aib", *edit, 0.1, seed="1", recipe="paper/svhn/vgg_aib"),
+        score("vgg_att3", *edit, 0.7),
+    ]  # fmt: skip
+
+    def ours(runs: list[dict[str, str]], convention: str = "paper", model: str = "vgg_aib") -> str:
+        rows = {row[:4]: row[5] for row in table2(runs, convention=convention).rows}
+        return rows[model, "cifar10", "low frequencies", "–"]
+
+    assert [ours(runs), ours(runs[::-1]), ours([half])] == ["60.00 (1)", "60.00 (1)", "90.00 (1)"]
+    assert ours(runs, "reference") == "80.00 (1)"
+    assert ours(runs, "reference", "vgg_att3") == "70.00 (1)"  # the conventions do not differ
+    for mine in (runs[:2], runs[1::-1]):
+        assert [row[4] for row in compare_scores(mine, "paper/cifar10/vgg_aib").rows] == ["60.00 (1)"]
+    with pytest.raises(ValueError, match="convention is 'theirs'; it must be paper or reference"):
+        table2(runs, convention="theirs")
+
+
 def test_scores_of_one_recipe_are_compared_by_seed() -> None:
     scores = [
         score(model, edit, "4", value, recipe="mine", seed=f"{seed}", options=options)
@@ -285,6 +309,8 @@ def test_the_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["table", "1", "--out", str(tmp_path / "t.md")]) == 0
     assert "4.10 / not run" in capsys.readouterr().out
     assert "| vgg_aib_qt | 4.10 / not run |" in (tmp_path / "t.md").read_text()
+    assert main(["table", "2", "--convention", "reference"]) == 0
+    assert "(cosine 0.9, reference recipes)" in capsys.readouterr().out
     assert main(["table", "3", "--out", str(tmp_path / "t.csv")]) == 0
     with (tmp_path / "t.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(published("sizes"))
@@ -319,8 +345,8 @@ def test_a_table_keeps_its_names_and_numbers_whole_on_a_narrow_terminal(width: i
     [
         (["1", "--runs", "absent.csv"], "there is no file absent.csv"),
         (["1", "--versus", "vgg"], "--versus goes with --recipe"),
-        (["1", "--recipe", "mine", "--convention", "reference"], "--convention is for table 1, without --recipe"),
-        (["3", "--convention", "reference"], "--convention is for table 1"),
+        (["1", "--recipe", "mine", "--convention", "reference"], "--convention is for tables 1 and 2, without --recipe"),
+        (["3", "--convention", "reference"], "--convention is for tables 1 and 2"),
         (["2", "--protocol", "sampled"], "--protocol is for table 1"),
         (["3", "--recipe", "mine"], "--recipe is for tables 1 and 2"),
         (["1", "--threshold", "0.85"], "--threshold is for table 2"),

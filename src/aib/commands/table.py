@@ -33,7 +33,7 @@ class TableOptions:
     scores: Path = Path("results/scores.csv")
     """Recorded scores, for table 2."""
     convention: Literal["paper", "reference"] = "paper"
-    """Recipes as the paper writes them, or as its published code runs them."""
+    """For tables 1 and 2: recipes as the paper writes them, or as its published code runs them."""
     protocol: Literal["mean", "sampled"] = "mean"
     """For table 1: errors on the mean path, or as the paper tests, over 4 x 4 draws (aib eval RUN --samples 4 4 --record)."""
     recipe: str | None = None
@@ -73,7 +73,10 @@ def run(arguments: Sequence[str]) -> None:
             found = table1(runs, options.convention, options.protocol)
     elif options.number == 2:
         scores, threshold = read_scores(options.scores), f"{options.threshold:g}"
-        found = compare_scores(scores, options.recipe, threshold, options.versus) if options.recipe else table2(scores, threshold)
+        if options.recipe:
+            found = compare_scores(scores, options.recipe, threshold, options.versus)
+        else:
+            found = table2(scores, threshold, options.convention)
     else:
         found = table3() if options.number == 3 else table4(options.latency, device=choose_device(options.device))
     short = numbered(found)
@@ -146,7 +149,7 @@ def _check(options: TableOptions) -> None:
         ("scores", "is for table 2", options.number == 2),
         ("threshold", "is for table 2", options.number == 2),
         ("protocol", "is for table 1", options.number == 1),
-        ("convention", "is for table 1, without --recipe", options.number == 1 and options.recipe is None),
+        ("convention", "is for tables 1 and 2, without --recipe", options.number <= 2 and options.recipe is None),
         ("recipe", "is for tables 1 and 2", options.number <= 2),
         ("versus", "goes with --recipe", options.recipe is not None and options.number <= 2),
         ("latency", "is for table 4", options.number == 4),

@@ -6,7 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from aib.interpret.intervals import paired_difference
-from aib.paper.tables import PaperTable, changes, mean_of_seeds, published, read_recorded, signed_interval, unchanged
+from aib.paper.tables import (
+    PaperTable,
+    changes,
+    mean_of_seeds,
+    network_and_data,
+    one_a_seed,
+    published,
+    read_recorded,
+    recipes_of,
+    signed_interval,
+    unchanged,
+)
 
 __all__ = ["compare_scores", "read_scores", "table2"]
 
@@ -41,25 +52,31 @@ def read_scores(path: Path) -> list[dict[str, str]]:
     return read_recorded(path, "scores", COLUMNS)
 
 
-def table2(scores: Sequence[Mapping[str, str]], threshold: str = "0.9") -> PaperTable:
+def table2(scores: Sequence[Mapping[str, str]], threshold: str = "0.9", convention: str = "paper") -> PaperTable:
     """Interpretability scores of the paper's recipes in per cent, published beside ours, and what they are worth.
 
     Args:
-        scores: of `read_scores`; those of the recipes ``paper/...`` and ``reference/...`` count, with no option changed.
+        scores: of `read_scores`; those of the recipes ``CONVENTION/DATA/MODEL`` count, with no option changed, one a seed
+            (`aib.paper.tables.one_a_seed`).
         threshold: cosine from which on a map counts as unchanged; the published code has 0.85, 0.9 and 0.95.
+        convention: see `aib.paper.tables.table1`.
+
+    Raises:
+        ValueError: the convention is unknown.
     """
-    found: dict[tuple[str, ...], dict[str, Mapping[str, str]]] = {}
+    own = {network_and_data(recipe): recipe for recipe in recipes_of(convention) & {row["recipe"] for row in scores}}
+    found: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     for row in _counted(scores, threshold):
-        if row["recipe"].startswith(("paper/", "reference/")) and unchanged(row):
+        if own.get((row["model"], row["data"])) == row["recipe"] and unchanged(row):
             size = "" if USUAL_RADIUS.get(row["edit"]) == row["size"] else row["size"]
-            found.setdefault((row["model"], row["data"], row["edit"], size), {})[row["command"]] = row
+            found.setdefault((row["model"], row["data"], row["edit"], size), []).append(row)
     lines: dict[tuple[str, ...], str] = {
         (line["model"], line["data"], line["edit"], line["size"]): line["score"] for line in published("table2")
     }
     keys = [*lines, *(key for key in found if key not in lines)]
-    rows = [(*key[:3], key[3] or "–", lines.get(key) or "–", *_means(found.get(key, {}).values())) for key in keys]
+    rows = [(*key[:3], key[3] or "–", lines.get(key) or "–", *_means(one_a_seed(found.get(key, ())))) for key in keys]
     return PaperTable(
-        f"Table 2. Interpretability score in per cent (cosine {threshold})",
+        f"Table 2. Interpretability score in per cent (cosine {threshold}, {convention} recipes)",
         ("model", "data", "edit", "size", "published", "ours", "excess", "above the best control"),
         tuple(rows),
         (*MEANINGS, OUR_READING),
@@ -80,11 +97,11 @@ def compare_scores(
     Raises:
         ValueError: no score was recorded for the recipe at the threshold, or there is no such row.
     """
-    found: dict[tuple[str, ...], dict[str, dict[int, Mapping[str, str]]]] = {}
+    found: dict[tuple[str, ...], dict[str, list[Mapping[str, str]]]] = {}
     for row in _counted(scores, threshold):
         if row["recipe"] == recipe:
             labels = found.setdefault((row["data"], row["edit"], row["size"]), {})
-            labels.setdefault(" ".join([row["model"], *changes(row)]), {})[int(row["seed"])] = row
+            labels.setdefault(" ".join([row["model"], *changes(row)]), []).append(row)
     if not found:
         known = sorted({row["recipe"] for row in scores if row["recipe"]})
         raise ValueError(
@@ -95,10 +112,11 @@ def compare_scores(
         raise ValueError(f"no row {first!r}; there are {', '.join(every)}")
     first = first or every[0]
     rows = []
-    for key, labels in sorted(found.items(), key=lambda item: (*item[0][:2], float(item[0][2]))):
-        base = labels.get(first, {})
-        for label in sorted(labels, key=every.index):
-            mine = labels[label]
+    for key, several in sorted(found.items(), key=lambda item: (*item[0][:2], float(item[0][2]))):
+        groups = {label: {int(row["seed"]): row for row in one_a_seed(mine)} for label, mine in several.items()}
+        base = groups.get(first, {})
+        for label in sorted(groups, key=every.index):
+            mine = groups[label]
             shared = [seed for seed, row in mine.items() if seed in base and row["excess"] and base[seed]["excess"]]
             difference = ""
             if label != first and shared:

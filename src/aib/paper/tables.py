@@ -33,6 +33,7 @@ __all__ = [
     "published",
     "read_recorded",
     "read_runs",
+    "recipes_of",
     "signed_interval",
     "table1",
     "unchanged",
@@ -150,11 +151,9 @@ def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper", protoco
     Raises:
         ValueError: the convention or the protocol is unknown.
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention is {convention!r}; it must be {' or '.join(CONVENTIONS)}")
+    recipes = recipes_of(convention)
     _check_protocol(protocol)
     rows = []
-    recipes = {recipe.name for recipe in list_recipes()}
     lines = published("table1")
     columns = list(lines[0])[1:]
     for line in lines:
@@ -190,6 +189,19 @@ TESTED = {
     "--samples 4 4); what draws nothing as it is",
 }
 """By test protocol, what a note says of it."""
+
+
+def recipes_of(convention: str) -> set[str]:
+    """Names of a convention's recipes, with the paper's where the two do not differ.
+
+    Raises:
+        ValueError: the convention is unknown.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention is {convention!r}; it must be {' or '.join(CONVENTIONS)}")
+    names = {name.partition("/")[::2] for name in (recipe.name for recipe in list_recipes())}
+    own = {f"{convention}/{cell}" for first, cell in names if first == convention}
+    return own | {f"paper/{cell}" for first, cell in names if first == "paper" and (convention, cell) not in names}
 
 
 def counted(
