@@ -126,8 +126,9 @@ def test_runs_of_one_recipe_are_compared_by_seed() -> None:
     ]  # fmt: skip
     found = compare_runs(runs, "r")
     assert [row[0] for row in found.rows] == ["vgg", "vgg_aib", "vgg_aib beta 0.0"]
-    assert cell(found, "vgg_aib", "minus vgg") == "-1.50 [-7.85, +4.85]"  # seeds 0 and 1 only
-    assert cell(compare_runs(runs, "r", "vgg_aib"), "vgg_aib beta 0.0", "minus vgg_aib") == "+6.00"
+    assert cell(found, "vgg_aib", "minus vgg") == "-1.50 [-7.85, +4.85] (2)"  # seeds 0 and 1 only
+    assert cell(compare_runs(runs, "r", "vgg_aib"), "vgg_aib beta 0.0", "minus vgg_aib") == "+6.00 (1)"
+    assert cell(compare_runs(runs[:-2], "r"), "vgg_aib", "minus vgg") == "-1.50 [-7.85, +4.85]"  # as many as both means
     assert cell(found, "vgg", "PFLOP") == ""
     costs = [{**run("r", seed, 0.2, model="vgg"), "training_pflop": f"{0.1 + 0.02 * seed}"} for seed in (0, 1)]
     assert cell(compare_runs(costs, "r"), "vgg", "PFLOP") == "0.11"
@@ -228,7 +229,7 @@ def test_scores_of_one_recipe_are_compared_by_seed() -> None:
     assert len(rows) == len(found.rows) == 6
     assert rows["colour window", "vgg_aib"][-1] == "+10.00 [+10.00, +10.00]"
     assert rows["low frequencies", "vgg_aib"][-1] == "+0.00 [+0.00, +0.00]"
-    assert rows["colour window", "vgg_aib beta 0.0"] == ("40.00 (1)", "10.00 (1)", "10.00 (1)", NOT_RUN, "-10.00")
+    assert rows["colour window", "vgg_aib beta 0.0"] == ("40.00 (1)", "10.00 (1)", "10.00 (1)", NOT_RUN, "-10.00 (1)")
     assert rows["colour window", "vgg_att3"][-1] == ""
     correlated = compare_scores([{**row, "correlation_excess": "0.31"} for row in scores[:1]], "mine")
     assert correlated.rows[0][-2:] == ("31.00 (1)", "")

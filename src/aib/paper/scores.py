@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from aib.interpret.intervals import paired_difference
 from aib.paper.tables import (
+    PAIRED,
     PaperTable,
     changes,
+    difference_of_seeds,
     mean_of_seeds,
     network_and_data,
     one_a_seed,
     published,
     read_recorded,
     recipes_of,
-    signed_interval,
     unchanged,
 )
 
@@ -117,11 +117,10 @@ def compare_scores(
         base = groups.get(first, {})
         for label in sorted(groups, key=every.index):
             mine = groups[label]
-            shared = [seed for seed, row in mine.items() if seed in base and row["excess"] and base[seed]["excess"]]
-            difference = ""
-            if label != first and shared:
-                ours, theirs = ([100 * float(group[seed]["excess"]) for seed in shared] for group in (mine, base))
-                difference = signed_interval(paired_difference(ours, theirs))
+            ours, theirs = (
+                {seed: 100 * float(row["excess"]) for seed, row in group.items() if row["excess"]} for group in (mine, base)
+            )
+            difference = difference_of_seeds(ours, theirs) if label != first else ""
             rows.append((*key, label, *_means(mine.values()), _mean(mine.values(), "correlation_excess"), difference))
     return PaperTable(
         f"Recorded scores of {recipe} in per cent (cosine {threshold})",
@@ -141,7 +140,7 @@ def compare_scores(
             *MEANINGS,
             "correlation: 100 times the mean of Pearson's with the image's map less that with another image's; a constant "
             "added to the map does not change it",
-            "differences are paired by seed",
+            PAIRED,
         ),
     )
 

@@ -20,11 +20,13 @@ from aib.recipes import list_recipes, load_recipe
 
 __all__ = [
     "NOT_RUN",
+    "PAIRED",
     "WHY",
     "PaperTable",
     "changes",
     "compare_runs",
     "counted",
+    "difference_of_seeds",
     "mean_of_seeds",
     "network_and_data",
     "numbered",
@@ -34,7 +36,6 @@ __all__ = [
     "read_recorded",
     "read_runs",
     "recipes_of",
-    "signed_interval",
     "table1",
     "unchanged",
 ]
@@ -308,26 +309,23 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
         )
     if first is not None and first not in groups:
         raise ValueError(f"no row {first!r}; there are {', '.join(groups)}")
-    base = groups[first or next(iter(groups))]
+    first = first or next(iter(groups))
+    errors = {label: {seed: 100 * float(run["error"]) for seed, run in mine.items()} for label, mine in groups.items()}
     rows = []
     for label, mine in groups.items():
-        errors = [100 * float(run["error"]) for run in mine.values()]
-        shared = [seed for seed in mine if seed in base and mine[seed]["data"] == base[seed]["data"]]
-        difference = ""
-        if mine is not base and shared:
-            ours, theirs = ([100 * float(group[seed]["error"]) for seed in shared] for group in (mine, base))
-            difference = signed_interval(paired_difference(ours, theirs))
+        alike = len({run["data"] for run in (*mine.values(), *groups[first].values())}) == 1
+        difference = difference_of_seeds(errors[label], errors[first]) if label != first and alike else ""
         rates = [float(run["rate_bits"]) for run in mine.values() if run["rate_bits"]]
         costs = [float(run["training_pflop"]) for run in mine.values() if run.get("training_pflop")]
         rate, cost = f"{statistics.fmean(rates):.1f}" if rates else "", f"{statistics.fmean(costs):.3g}" if costs else ""
-        rows.append((label, mean_of_seeds(errors), difference, rate, cost))
+        rows.append((label, mean_of_seeds(errors[label].values()), difference, rate, cost))
     return PaperTable(
         f"Recorded runs of {recipe}: test error in per cent",
-        ("model and changes", "error", f"minus {first or next(iter(groups))}", "rate (bits)", "PFLOP"),
+        ("model and changes", "error", f"minus {first}", "rate (bits)", "PFLOP"),
         tuple(rows),
         (
             f"means with 95 % t intervals over seeds (their number in brackets), {TESTED[protocol]}",
-            "differences are paired by seed; PFLOP of a training: 6e-15 for each multiply-accumulate",
+            f"{PAIRED}; PFLOP of a training: 6e-15 for each multiply-accumulate",
         ),
     )
 
@@ -374,7 +372,15 @@ def mean_of_seeds(values: Iterable[float]) -> str:
     return f"{mean:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low == low else "") + f" ({len(numbers)})"
 
 
-def signed_interval(values: tuple[float, float, float]) -> str:
-    """A difference with its interval, where there is one."""
-    mean, low, high = values
-    return f"{mean:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if low == low else "")
+PAIRED = "differences are paired by seed (in brackets the number of pairs where a mean has more seeds)"
+
+
+def difference_of_seeds(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
+    """Mean difference of the seeds that both have with a 95 % t interval where there are several, and their number where one has
+    more; empty for none."""
+    shared = [seed for seed in ours if seed in theirs]
+    if not shared:
+        return ""
+    mean, low, high = paired_difference([ours[seed] for seed in shared], [theirs[seed] for seed in shared])
+    number = f" ({len(shared)})" if len(shared) < max(len(ours), len(theirs)) else ""
+    return f"{mean:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if low == low else "") + number
