@@ -17,7 +17,9 @@ from aib.data.benchmarks import BENCHMARKS, STL10_CLASSES, open_benchmark
 from aib.data.bundle import DataBundle, Split, TensorSplit, batch_indices
 from aib.data.classes import index_classes
 from aib.data.images import read_image
+from aib.train.run_data import reopen_training_data
 from aib.train.run_folder import RunFolder
+from aib.train.weights import load_run
 from layouts import md5, write_svhn
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -76,7 +78,9 @@ def test_only_the_training_images_of_svhn_grow(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_a_run_on_the_extra_images_is_evaluated_on_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_the_extra_images_is_evaluated_with_them_and_on_svhn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_svhn(tmp_path, monkeypatch)
     run = tmp_path / "run"
     options = ["--root", str(tmp_path), "--device", "cpu", "--quiet"]
@@ -85,6 +89,21 @@ def test_a_run_on_the_extra_images_is_evaluated_on_svhn(tmp_path: Path, monkeypa
     assert RunFolder.open(run).read_json("model.json")["data"] == "svhn+extra"
     assert json.loads((run / "metrics.jsonl").read_text())["step"] == 2  # 50 - 10 % + 30 images
     assert main(["eval", str(run), "--data", "svhn"]) == 0
+    assert main(["eval", str(run)]) == 0
+    loaded = load_run(run)
+    assert reopen_training_data(loaded.folder, loaded.folder.config.data).name == "svhn+extra"  # as a run that goes on does
+    assert [name for name in ("svhn", "svhn+extra", "cifar10") if loaded.trained_on(name)] == ["svhn", "svhn+extra"]
+    capsys.readouterr()
+    (tmp_path / "extra_32x32.mat").unlink()
+    assert main(["eval", str(run)]) == 2
+    assert f"the run's data, svhn+extra, are not in {tmp_path}; say where with --root" in capsys.readouterr().err
+
+
+def test_a_sweep_on_extra_images_that_are_absent_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--set", "data=svhn+extra", f"root={tmp_path}", "model=vgg_xs", "--out", str(tmp_path / "sweep")]
+    assert main(["sweep", *given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "extra_32x32.mat); fetch it with --download (250 MB, and 1.3 GB of extra images)" in line
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

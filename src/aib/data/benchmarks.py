@@ -23,6 +23,9 @@ STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monk
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
+EXTRA = "extra_32x32.mat"
+"""The file of svhn's extra images."""
+
 Arrays = dict[str, np.ndarray]
 Pair = tuple[np.ndarray, np.ndarray]
 """Images (N, 3, H, W) uint8 and labels (N,)."""
@@ -128,17 +131,18 @@ def open_benchmark(
     return bundle if size == bundle.image_size else _resized(bundle, size)
 
 
-def has_benchmark(name: str, root: Path) -> bool:
+def has_benchmark(name: str, root: Path, extra: bool = False) -> bool:
     """Whether ``root`` holds one of `BENCHMARKS` in one of the forms that `open_benchmark` reads."""
     known = BENCHMARKS[name]
     packed = known.archive is not None and (root / known.archive).is_file()
-    return (root / f"{name}.npz").is_file() or packed or all((root / file).exists() for file in known.files)
+    own = (root / f"{name}.npz").is_file() or packed or all((root / file).exists() for file in known.files)
+    return own and (not extra or (root / EXTRA).exists())
 
 
 def _from_torchvision(name: str, root: Path, download: bool, extra: bool) -> tuple[Arrays, Pair | None]:
     """Training and test arrays in the keys of `bundle_arrays`, and the extra images."""
     known = BENCHMARKS[name]
-    needed = [root / file for file in (*known.files, *(("extra_32x32.mat",) if extra else ()))]
+    needed = [root / file for file in (*known.files, *((EXTRA,) if extra else ()))]
     where = needed[0] if len(needed) == 1 else f"{root} ({', '.join(path.name for path in needed)})"
     size = f"{known.download}{', and 1.3 GB of extra images' if extra else ''}"
     packed = root / known.archive if known.archive is not None and not needed[0].exists() else None

@@ -113,5 +113,6 @@ def is_there(data: str, root: Path | str = "data") -> bool:
     if data in DATA_NAMES:
         from aib.data.benchmarks import has_benchmark
 
-        return has_benchmark(data, root)
+        name, _, extra = data.partition("+")
+        return has_benchmark(name, root, extra=bool(extra))
     return Path(data).expanduser().exists()

@@ -76,7 +76,7 @@ def open_outside(run: LoadedRun, names: Sequence[str], root: str | None = None, 
     """
     found = []
     for name in names:
-        if name in (run.folder.config.data.data, run.card["data"]):
+        if run.trained_on(name):
             raise ValueError(f"{name} is what the run was trained on; --outside takes data that it has not seen")
         bundle = open_data(name, root=locate_root(run.folder, name, root), download=download, val_fraction=None)
         if (bundle.channels, tuple(bundle.image_size)) != (run.card["channels"], run.image_size):

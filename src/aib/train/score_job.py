@@ -167,10 +167,10 @@ def _patches(settings: ScoreSettings, run: LoadedRun, bundle: DataBundle, larges
     """Pixels (M, C, H, W) of the other data set by its name in an edit; by default of one that has windows as large."""
     if (other := settings.other) == NO_OTHER:
         return {}
-    if other in (run.folder.config.data.data, run.card["data"]):
+    if other is not None and run.trained_on(other):
         raise ValueError(f"other is {other!r}, which the run was trained on; windows of another data set are filled from another")
     found = None
-    for name in (other,) if other is not None else USUAL_OTHERS:
+    for name in (other,) if other is not None else [name for name in USUAL_OTHERS if not run.trained_on(name)]:
         try:
             root = locate_root(run.folder, name, settings.root)
             found = open_data(name, root=root, download=settings.download and other is not None, val_fraction=None)

@@ -58,6 +58,11 @@ class LoadedRun:
         height, width = self.card["image_size"]
         return height, width
 
+    def trained_on(self, data: str) -> bool:
+        """Whether ``data`` names what the run was trained on, be it with the extra images or without: svhn, svhn+extra."""
+        own = (self.folder.config.data.data, self.card["data"])
+        return data.removesuffix("+extra") in [name.removesuffix("+extra") for name in own]
+
 
 def save_weights(folder: RunFolder, model: Classifier, card: Mapping[str, Any]) -> None:
     """Write weights and card; each file whole or not at all.
