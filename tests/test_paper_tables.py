@@ -138,6 +138,19 @@ def test_runs_of_one_recipe_are_compared_by_seed() -> None:
         compare_runs(runs, "r", "wrn")
 
 
+def test_runs_that_were_tested_otherwise_are_said_to_be_there() -> None:
+    mirrored, drawn = run("r", 0, 0.1, mirror="yes", samples=""), run("r", 0, 0.1, mirror="", samples="4x4")
+    here = "no recorded run of the recipe 'r' on the test images of its data and --protocol mean; there are only ones"
+    with pytest.raises(
+        ValueError, match=rf"^{here} on the mean path, with logits averaged over mirror images; with --samples 4 4 \("
+    ):
+        compare_runs([mirrored, drawn, mirrored], "r")
+    with pytest.raises(ValueError, match=r"--protocol sampled; there are only ones on the mean path \(.* with --samples 4 4\)$"):
+        compare_runs([run("r", 0, 0.1)], "r", protocol="sampled")
+    with pytest.raises(ValueError, match="there are only ones on the mean path, on val images of cifar10"):
+        compare_runs([run("r", 0, 0.1, split="val")], "r")
+
+
 @pytest.mark.parametrize("recipe", ["paper/cifar10/vgg_aib", "gone"])
 def test_a_run_on_other_data_has_a_row_of_its_own(recipe: str) -> None:
     other = {"data": "svhn", "evaluated_on": "svhn", "date": "2026-02-01"}

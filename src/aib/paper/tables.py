@@ -301,12 +301,15 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
             other = [f"data {run['data']}"] if run["data"] != data else []
             found.setdefault(" ".join([run["model"], *other, *changes(run)]), []).append(run)
     groups = {label: {int(run["seed"]): run for run in one_a_seed(mine)} for label, mine in found.items()}
+    if not groups and recorded:
+        raise ValueError(
+            f"no recorded run of the recipe {recipe!r} on the test images of its data and --protocol {protocol}; there are only "
+            f"ones {'; '.join(dict.fromkeys(map(_test_of, recorded)))} (aib eval RUN --record adds one"
+            f"{' with --samples 4 4' * (protocol == 'sampled')})"
+        )
     if not groups:
         known = sorted({run["recipe"] for run in runs if run["recipe"]})
-        raise ValueError(
-            f"no recorded run of the recipe {recipe!r}{' with --samples 4 4' * (protocol == 'sampled')}; "
-            f"there are runs of {', '.join(known) or 'none'}"
-        )
+        raise ValueError(f"no recorded run of the recipe {recipe!r}; there are runs of {', '.join(known) or 'none'}")
     if first is not None and first not in groups:
         raise ValueError(f"no row {first!r}; there are {', '.join(groups)}")
     first = first or next(iter(groups))
@@ -328,6 +331,15 @@ def compare_runs(runs: Sequence[Mapping[str, str]], recipe: str, first: str | No
             f"{PAIRED}; PFLOP of a training: 6e-15 for each multiply-accumulate",
         ),
     )
+
+
+def _test_of(run: Mapping[str, str]) -> str:
+    """How a run was tested, in words."""
+    parts = [f"with --samples {samples.replace('x', ' ')}" if (samples := run.get("samples")) else "on the mean path"]
+    parts += ["with logits averaged over mirror images"] if run.get("mirror") else []
+    on = run.get("evaluated_on", run["data"])
+    parts += [f"on {run['split']} images of {on}"] if (run["split"], on) != ("test", run["data"]) else []
+    return ", ".join(parts)
 
 
 def _own_data(recipe: str, runs: Sequence[Mapping[str, str]]) -> str | None:
