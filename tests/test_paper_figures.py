@@ -122,6 +122,25 @@ def test_maps_on_scales_of_their_own_are_called_so(runs: tuple[RunFolder, ...], 
     assert {text.split("\n")[-1] for text in texts if text.startswith("vgg_xs")} == {"scores", "÷ own maximum"}
 
 
+def test_runs_of_one_sweep_are_told_apart(runs: tuple[RunFolder, ...], kept: list[Figure], tmp_path: Path) -> None:
+    run = load_run(runs[0].path)
+
+    def titles(*folders: str) -> list[str]:
+        several = [replace(run, folder=RunFolder(tmp_path / folder)) for folder in folders]
+        figure3(several, open_run_data(run, None), tmp_path / "three.png", size=3)
+        return [text for text in legible(kept.pop()) if text.startswith("vgg_xs")][: len(folders)]
+
+    def named(*endings: str) -> list[str]:
+        return [f"vgg_xs_aib\n{ending}\nscores" for ending in endings]
+
+    assert titles("sw/beta=0/seed-0", "sw/beta=0.001/seed-0") == named("beta=0/seed-0", "beta=0.001/seed-0")
+    assert titles("sw/beta=0/seed-0", "sw/beta=0/seed-1") == named("seed-0", "seed-1")
+    long = "model=vgg_aib_qt,kl=reference"
+    assert titles(f"sw/{long},beta=0/seed-0", f"sw/{long},beta=1/seed-0") == named(
+        *(f"model=vgg_aib_qt,\nkl=reference,beta\n={beta}/seed-0" for beta in (0, 1))
+    )
+
+
 def row(options: str, seed: int, error: float) -> dict[str, str]:
     recipe = "paper/cifar10/vgg_aib_qt"
     return {

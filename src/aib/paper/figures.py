@@ -262,11 +262,18 @@ def _look(run: LoadedRun, images: Tensor) -> _Seen:
 
 
 def _titles(runs: Sequence[LoadedRun]) -> list[str]:
-    """The models' names, with the folder's where two are alike, and what the values of their maps are."""
+    """The models' names, with the end of the folder's path where two are alike, and what the values of their maps are."""
     names = [str(run.card["name"]) for run in runs]
-    shown = [
-        name if names.count(name) == 1 else f"{name}\n{_short(run.folder.path.resolve().name)}" for name, run in zip(names, runs)
-    ]
+    paths = [run.folder.path.resolve().parts for run in runs]
+    shown = []
+    for name, path in zip(names, paths):
+        alike = {other for other_name, other in zip(names, paths) if other_name == name}
+        length = next(
+            (length for length in range(1, len(path)) if len({other[-length:] for other in alike}) == len(alike)), len(path)
+        )
+        # in lines, not cut: what tells two apart may be at either end
+        ending = textwrap.fill("/".join(path[-length:]), LETTERS, break_on_hyphens=False)
+        shown.append(name if names.count(name) == 1 else f"{name}\n{ending}")
     return [f"{name}\n{'÷ own maximum' if run.model.relative_map else 'scores'}" for name, run in zip(shown, runs)]
 
 
