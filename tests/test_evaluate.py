@@ -19,6 +19,7 @@ import tyro
 from PIL import Image
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
+from aib.cli import main
 from aib.commands.eval import summary_lines
 from aib.commands.train import TrainOptions
 from aib.data.augment import normalize
@@ -28,6 +29,7 @@ from aib.train.config import TrainConfig
 from aib.train.evaluate import evaluate
 from aib.train.loop import train
 from aib.train.record import COLUMNS, command_line, record_run
+from aib.train.results_table import update_table
 from aib.train.run_data import open_run_data
 from aib.train.run_folder import RunFolder
 from aib.train.weights import load_run
@@ -290,10 +292,38 @@ def test_record_replaces_the_row_of_the_same_run(trained: Trained, result: dict[
     record_run(other, result, table, TrainConfig())
     found = [(r["seed"], r["split"], r["mirror"]) for r in rows()]
     assert found == [("0", "test", ""), ("0", "test", "yes"), ("0", "val", ""), ("3", "test", "")]
-    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="is another table; the columns of this one are data, evaluated_on"):
-        record_run(folder.path, result, tmp_path / "wrong.csv", TrainConfig())
-    assert (tmp_path / "wrong.csv").read_text() == "a,b\n1,2\n"
+    older = [row for row in rows() if row.pop("mirror") != "yes"]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, older[0])
+        writer.writeheader()
+        writer.writerows(older)
+    record_run(folder.path, {**result, "mirror": True}, table, TrainConfig())  # to a table of before there was that column
+    assert [(r["seed"], r["split"], r["mirror"]) for r in rows()] == found
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a,b\n1,2\n", r"it is another table \(unknown or repeated columns: a, b; missing: data, evaluated_on, .*, command\)"),
+        ("data,seed,sead,seed,command\n", r"\(unknown or repeated columns: sead, seed; missing: evaluated_on, model, recipe, beta"),
+        ("data,error\n", r"it is another table \(missing: .*, command\)"),
+        ("", r"it is another table \(missing: data, .*, command\)"),
+        ("data,command\nx\n", "a line has more or fewer values than there are columns"),
+    ],
+)
+def test_another_table_is_refused_before_any_work_and_says_what_is_wrong(
+    content: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text(content)
+    with pytest.raises(ValueError, match=said):
+        update_table(wrong, COLUMNS, COLUMNS, COLUMNS, [])
+    assert wrong.read_text() == content
+    absent = ["--set", "data=svhn", f"root={tmp_path}"]  # what would be said next
+    assert main(["sweep", *absent, "--out", str(tmp_path / "sweep"), "--record", str(wrong)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(said, line)
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize("recipe", [None, "clutter/vgg_s_aib_qt"])

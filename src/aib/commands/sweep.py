@@ -56,11 +56,13 @@ def run(arguments: Sequence[str]) -> None:
 
     from aib.recipes import start_of
     from aib.train.checkpoint import write_text
-    from aib.train.record import record_run
+    from aib.train.record import COLUMNS, record_run
+    from aib.train.results_table import check_table
     from aib.train.run_folder import RunFolder
     from aib.train.stopping import Interrupted
     from aib.train.sweep import run_all
 
+    check_table(options.record, COLUMNS)
     runs = plan(options)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     cells = len(runs) // len(options.seeds)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from aib.data.texts import read_text
+from aib.data.texts import printable, read_text
 from aib.train.checkpoint import write_text
 
 __all__ = ["check_table", "update_table"]
@@ -19,7 +19,7 @@ def check_table(path: Path | None, columns: Sequence[str]) -> None:
     """Refuse a file that `update_table` would refuse, before the work that is to go there.
 
     Raises:
-        ValueError: ``path`` is a file with other columns, or a folder.
+        ValueError: ``path`` is a file with other columns (an older table may lack some), or a folder.
     """
     if path is not None:
         _read(path, columns)
@@ -77,11 +77,16 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise ValueError(f"{path} is a folder; name a file for the table")
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-        if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise ValueError(f"it is another table; the columns of this one are {', '.join(columns)}")
+        found = list(reader.fieldnames or ())
+        odd = [column for i, column in enumerate(found) if column not in columns or column in found[:i]]
+        missing = [column for column in columns if column not in found]
+        if odd or columns[0] in missing or columns[-1] in missing:  # which no table of ours ever lacked
+            said = [f"unknown or repeated columns: {printable(', '.join(odd)[:200])}"] if odd else []
+            said += [f"missing: {', '.join(missing)}"] if missing else []
+            raise ValueError(f"it is another table ({'; '.join(said)})")
         rows = list(reader)
-        if any(set(row) != set(columns) or None in row.values() for row in rows):
+        if any(set(row) != set(found) or None in row.values() for row in rows):
             raise ValueError("a line has more or fewer values than there are columns")
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} cannot be added to: {error}") from None
-    return rows
+    return [{column: row.get(column, "") for column in columns} for row in rows]  # of before a column was added: it is empty
