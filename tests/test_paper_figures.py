@@ -157,8 +157,24 @@ def test_error_over_one_option_at_a_time(tmp_path: Path) -> None:
     assert "Points with one seed have no interval" in said
     drawn = (tmp_path / "four.svg").read_text()
     assert drawn.count('<g id="axes_') == 2  # beta and Q; K has one value
-    with pytest.raises(ValueError, match="differ in beta, latent_dim, anchors alone; run aib sweep"):
-        figure4(recorded[:2], "paper/cifar10/vgg_aib_qt", tmp_path / "none.png")
+    with pytest.raises(ValueError, match=r"no two recorded runs of .* differ in beta, latent_dim, anchors alone; run aib sweep"):
+        figure4([*recorded[:2], row("--beta 0.0 --epochs 2", 0, 0.9)], "paper/cifar10/vgg_aib_qt", tmp_path / "none.png")
+
+
+def test_a_sweep_that_changes_the_recipe_is_shown_with_its_changes(kept: list[Figure], tmp_path: Path) -> None:
+    recipe, short = "paper/cifar10/vgg_aib_qt", "--width 0.0625 --no-channels-first --epochs 2"
+    sweep = [row(f"--beta {beta} {short}", 0, error) for beta, error in ((0.0, 0.3), (0.1, 0.2))] + [row(short, 1, 0.1)]
+    others = [row("", 0, 0.05), row("--beta 0.0 --epochs 9", 0, 0.9), row("--beta 1.0 --epochs 9", 0, 0.9)]
+    said = figure4([*others, *sweep], recipe, tmp_path / "four.png")
+    assert f"Test error of {recipe}, all with epochs 2, no-channels-first, width 0.0625, with one option changed at a time" in said
+    (axis,) = kept[0].axes
+    assert [list(axis.lines[0].get_ydata()), axis.get_xlabel()[:4]] == [[30.0, 10.0, 20.0], "beta"]
+    assert said in [" ".join(text.get_text().split()) for text in kept.pop().findobj(Text)]
+    said = figure4([*others, *sweep, row("--anchors 50", 0, 0.04)], recipe, tmp_path / "four.png")
+    assert "all with" not in said  # the unchanged recipe goes before a larger group
+    assert kept[0].axes[0].get_xlabel()[:1] == "Q"
+    both = [row(f"--beta 0.0 --anchors {anchors}", 0, 0.1) for anchors in (5, 50)]
+    assert "all with beta 0.0, with one" in figure4(both, recipe, tmp_path / "four.png")
 
 
 def test_a_recipe_that_leaves_k_and_q_to_the_model_has_a_point_there(kept: list[Figure], tmp_path: Path) -> None:

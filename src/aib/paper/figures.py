@@ -20,7 +20,7 @@ from aib.data.bundle import DataBundle
 from aib.interpret.edits import colour_window
 from aib.interpret.intervals import mean_interval
 from aib.models import create_model, model_names
-from aib.paper.tables import changes, on_protocol, one_a_seed
+from aib.paper.tables import changes, network_and_data, on_protocol, one_a_seed
 from aib.report.style import COLOUR_MAP, SERIES
 from aib.train.config import TrainConfig
 from aib.train.weights import LoadedRun
@@ -111,7 +111,8 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
 
     Args:
         runs: of `aib.paper.tables.read_runs`.
-        recipe: whose runs count: those with nothing else changed, one a seed (`aib.paper.tables.one_a_seed`).
+        recipe: whose runs count, one a seed (`aib.paper.tables.one_a_seed`): those with nothing else changed or, where these show
+            nothing, the most that have all other changes in common, which the sentence then names.
         path: of the figure.
 
     Returns:
@@ -122,35 +123,9 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
     """
     from matplotlib.ticker import MaxNLocator
 
-    from aib.recipes import load_recipe
     from aib.report.plots import NARROWEST, at_least
 
-    config = load_recipe(recipe)
-    start = {"beta": config.optim.beta, **_own_sizes(config)}
-    data = Path(config.data.data).stem
-    found: dict[str, dict[float, list[Mapping[str, str]]]] = {name: {} for name in PANELS}
-    for run in runs:
-        if run["recipe"] != recipe or run["split"] != "test" or {run["data"], run.get("evaluated_on", data)} != {data}:
-            continue
-        if run["model"] != config.model.model or not on_protocol(run):
-            continue
-        options = dict(change.split(" ", 1) for change in changes(run) if " " in change)
-        if len(options) > 1 or len(options) != len(changes(run)):
-            continue
-        for name in PANELS:
-            flag = name.replace("_", "-")
-            value = options.get(flag, start[name] if not options else None)
-            if value is not None:
-                found[name].setdefault(float(value), []).append(run)
-    panels = {
-        name: {value: [100 * float(run["error"]) for run in one_a_seed(mine)] for value, mine in values.items()}
-        for name, values in found.items() if len(values) > 1
-    }  # fmt: skip
-    if not panels:
-        raise ValueError(
-            f"no recorded runs of {recipe} differ in {', '.join(PANELS)} alone; "
-            f"run aib sweep --recipe {recipe} --vary beta=0,0.001,0.01 --record results/runs.csv"
-        )
+    common, panels = _panels(runs, recipe)
     figure = _figure(max(3.4 * len(panels), 5.0), 3.7)
     axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (name, values), colour in zip(axes[0], panels.items(), SERIES):
@@ -167,13 +142,58 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
         axis.grid(axis="y", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     seeds = {len(errors) for values in panels.values() for errors in values.values()}
-    said = f"Test error of {recipe} with one option changed at a time, "
+    said = (
+        f"Test error of {recipe}" + (f", all with {', '.join(common)}," if common else "") + " with one option changed at a time, "
+    )
     said += f"means of {_range(seeds)} seeds with 95 % t intervals over seeds." if max(seeds) > 1 else "one seed: no interval."
     said += " Points with one seed have no interval." if min(seeds) == 1 < max(seeds) else ""
     said += " The steps between an option's values are not to scale. It does not show how options work together."
     _write_below(figure, said)
     _save(figure, path)
     return said
+
+
+def _panels(runs: Sequence[Mapping[str, str]], recipe: str) -> tuple[tuple[str, ...], dict[str, dict[float, list[float]]]]:
+    """Changes that the runs shown have in common, and by option and value their errors in per cent, one a seed.
+
+    Raises:
+        ValueError: no option has two values.
+    """
+    from aib.recipes import load_recipe
+
+    config = load_recipe(recipe)
+    start = {"beta": config.optim.beta, **_own_sizes(config)}
+    model, data = network_and_data(recipe)
+    found: dict[tuple[str, ...], dict[str, dict[float, list[Mapping[str, str]]]]] = {}
+    for run in runs:
+        if run["recipe"] != recipe or run["split"] != "test" or {run["data"], run.get("evaluated_on", data)} != {data}:
+            continue
+        if run["model"] != model or not on_protocol(run):
+            continue
+        options = {option: value for option, _, value in (change.partition(" ") for change in sorted(changes(run)))}
+        for name in PANELS:
+            flag = name.replace("_", "-")
+            value = options.get(flag, start[name])
+            if value not in (None, "None"):
+                others = tuple(f"{option} {given}".strip() for option, given in options.items() if option != flag)
+                found.setdefault(others, {}).setdefault(name, {}).setdefault(float(value), []).append(run)
+    groups = {
+        others: {
+            name: {value: [100 * float(run["error"]) for run in one_a_seed(mine)] for value, mine in by_name[name].items()}
+            for name in PANELS if len(by_name.get(name, ())) > 1
+        }
+        for others, by_name in found.items()
+    }  # fmt: skip
+    shown = {
+        others: sum(len(errors) for values in panels.values() for errors in values.values()) for others, panels in groups.items()
+    }
+    if not any(shown.values()):
+        raise ValueError(
+            f"no two recorded runs of {recipe}, with its model and data and on the mean path, differ in {', '.join(PANELS)} alone; "
+            f"run aib sweep --recipe {recipe} --vary beta=0,0.001,0.01 --record results/runs.csv"
+        )
+    common = () if shown.get(()) else max(shown, key=lambda others: (shown[others], -len(others)))
+    return common, groups[common]
 
 
 def _own_sizes(config: TrainConfig) -> dict[str, int | None]:
