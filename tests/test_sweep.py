@@ -15,6 +15,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+import torch
 
 from aib.cli import main
 from aib.commands.sweep import SweepOptions, plan, summarize
@@ -197,6 +198,7 @@ def test_a_run_that_another_process_trains_is_waited_for(data: Path, tmp_path: P
         (["--vary", "beta=1,1.0"], "--vary gives beta=1 twice, the second time as beta=1.0"),
         (["--vary", "data=a/x.npz,b/x.npz"], "data=a/x.npz and data=b/x.npz would share the folder"),
         (["--vary", "data=clutter,svhn", "--set", "root=nowhere"], "svhn is neither in"),
+        (["--gpus", "99", "--set", "data=svhn", "root=nowhere"], "gpus names 99; "),  # else the runs would be the CPU's
         (["--vary", "model=vgg_s,vgg_ss"], "unknown model 'vgg_ss'; did you mean vgg_s"),
         (["--vary", "model=vgg_aib_qt,vgg_dvib", "anchors=8,16"], "vgg_dvib has no option 'anchors'"),
         (["--vary", "width=0.5,0.001", "--set", "model=vgg"], "width"),
@@ -212,7 +214,14 @@ def test_mistakes_are_one_line(given: list[str], said: str, tmp_path: Path, caps
 
 def test_runs_get_devices_of_those_that_a_scheduler_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert visible_devices((0, 2)) == ["0", "2"]
+    for index in (7, -1):
+        with pytest.raises(ValueError, match=f"gpus names {index}; this machine has 3 CUDA devices, so indices must be below 3"):
+            visible_devices((0, index))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match="gpus names 0; this machine has no CUDA device"):
+        visible_devices((0,))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 3,GPU-5f")
     assert visible_devices((0, 2)) == ["2", "GPU-5f"]
     assert visible_devices(()) == []

@@ -19,6 +19,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
+import torch
+
 from aib.data.open import is_there, open_data
 from aib.train.checkpoint import load_checkpoint
 from aib.train.config import TrainConfig, same_run
@@ -119,15 +121,15 @@ def run_all(
         The reason of every failed run, by its name.
 
     Raises:
-        ValueError: a run's folder holds another run, or its data are nowhere.
+        ValueError: a run's folder holds another run, its data are nowhere, or there is no such device.
         KeyboardInterrupt: after every run in progress has saved itself.
     """
+    devices = visible_devices(gpus)
     waiting = [run for run in runs if run.state() != "evaluated"]
     _check_data(waiting)
     if waiting:
         log.mkdir(parents=True, exist_ok=True)
     free: SimpleQueue[str | None] = SimpleQueue()
-    devices = visible_devices(gpus)
     for lane in range(jobs):
         free.put(devices[lane % len(devices)] if devices else None)
     processes = _Processes()
@@ -219,6 +221,11 @@ def visible_devices(gpus: Sequence[int]) -> list[str]:
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
+        there = torch.cuda.device_count() if gpus else 0
+        for gpu in gpus:
+            if not 0 <= gpu < there:  # a run that sees no device would train on the CPU
+                found = f"{there} CUDA devices, so indices must be below {there}" if there else "no CUDA device: leave --gpus out"
+                raise ValueError(f"gpus names {gpu}; this machine has {found}")
         return [str(gpu) for gpu in gpus]
     names = [name.strip() for name in given.split(",") if name.strip()]
     for gpu in gpus:
