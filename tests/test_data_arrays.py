@@ -194,7 +194,7 @@ def test_benchmark_prefers_the_local_npz(tmp_path: Path) -> None:
 
 def test_benchmark_that_is_not_there_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"neither in .*cifar10\.npz nor in .*cifar-10-batches-py; fetch it with --download"
+        ValueError, match=r"cifar10\.npz nor in .*cifar-10-batches-py nor in .*cifar-10-python\.tar\.gz; fetch it with --download"
     ) as info:
         open_benchmark("cifar10", tmp_path)
     assert "\n" not in str(info.value)

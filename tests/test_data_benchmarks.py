@@ -111,6 +111,9 @@ def test_what_is_absent_says_where_it_was_looked_for_and_how_to_get_it(name: str
     with pytest.raises(ValueError, match=rf"{name} is neither in .*{name}\.npz nor in .*--download \([\d.]+ [GM]B\)") as info:
         open_data(name, root=tmp_path / "nowhere")
     assert "\n" not in str(info.value)
+    known = BENCHMARKS[name]
+    assert str(info.value).endswith(f"put {'the archive' if known.archive else 'these files'} there, from {known.page}")
+    assert known.archive is None or f" nor in {tmp_path / 'nowhere' / known.archive}; " in str(info.value)
 
 
 def test_a_damaged_file_is_named_with_both_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ class Benchmark:
     Attributes:
         files: what torchvision keeps of it, below its root: a folder, or the files of training and test.
         download: what fetching it takes, in words.
+        page: where its files are to be had.
         archive: the official archive that the folder comes out of.
         classes: their number.
         side: of the square RGB images, in pixels.
@@ -47,6 +48,7 @@ class Benchmark:
 
     files: tuple[str, ...]
     download: str
+    page: str
     archive: str | None = None
     classes: int = 10
     side: int = 32
@@ -54,11 +56,22 @@ class Benchmark:
     mirror: bool = True
 
 
+CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
 BENCHMARKS = {
-    "cifar10": Benchmark(("cifar-10-batches-py",), "170 MB", "cifar-10-python.tar.gz"),
-    "cifar100": Benchmark(("cifar-100-python",), "170 MB", "cifar-100-python.tar.gz", classes=100),
-    "svhn": Benchmark(("train_32x32.mat", "test_32x32.mat"), "250 MB", class_names=DIGITS, mirror=False),
-    "stl10": Benchmark(("stl10_binary",), "2.6 GB", "stl10_binary.tar.gz", side=96, class_names=STL10_CLASSES),
+    "cifar10": Benchmark(("cifar-10-batches-py",), "170 MB", CIFAR_PAGE, "cifar-10-python.tar.gz"),
+    "cifar100": Benchmark(("cifar-100-python",), "170 MB", CIFAR_PAGE, "cifar-100-python.tar.gz", classes=100),
+    "svhn": Benchmark(
+        ("train_32x32.mat", "test_32x32.mat"), "250 MB", "http://ufldl.stanford.edu/housenumbers/", class_names=DIGITS, mirror=False
+    ),
+    "stl10": Benchmark(
+        ("stl10_binary",),
+        "2.6 GB",
+        "https://cs.stanford.edu/~acoates/stl10/",
+        "stl10_binary.tar.gz",
+        side=96,
+        class_names=STL10_CLASSES,
+    ),
 }
 """By name; the classes of CIFAR-100 are the fine ones."""
 
@@ -148,7 +161,12 @@ def _from_torchvision(name: str, root: Path, download: bool, extra: bool) -> tup
     packed = root / known.archive if known.archive is not None and not needed[0].exists() else None
     # looked for here too: importing torchvision takes seconds
     if not download and not all(path.exists() for path in needed) and not (packed is not None and packed.is_file()):
-        raise ValueError(f"{name} is neither in {root / name}.npz nor in {where}; fetch it with --download ({size})")
+        place = f"{where} nor in {root / known.archive}" if known.archive is not None else where
+        what = "the archive" if known.archive is not None else "these files"
+        raise ValueError(
+            f"{name} is neither in {root / name}.npz nor in {place}; fetch it with --download ({size}), "
+            f"or put {what} there, from {known.page}"
+        )
     source = _source(name)
     if not download and packed is not None:
         try:
