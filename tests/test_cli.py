@@ -185,6 +185,22 @@ def test_mistakes_in_model_recipe_device_and_folder_are_one_line(
     assert "exists and is not empty: continue it with --resume" in refused(capsys, *start[:3], "--out", run.path, *SHORT)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("paper/cifar10/vgg_aib_qt", "--model", "vgg"), "gives; take --recipe paper/cifar10/vgg, or none"),
+        (("clutter/vgg_s_aib_qt", "--model", "vgg"), "gives; take a recipe of such a model, or none"),
+    ],
+)
+def test_an_option_that_only_the_recipe_gives_is_told_as_such(
+    capsys: Capture, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    assert main(["train", "--recipe", *arguments, "--root", str(tmp_path), "--data", "none.npz"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("aib train: vgg has no option ")
+    assert f", which the recipe {arguments[0]} {said}" in line
+
+
 def test_mistakes_in_resuming_are_one_line(capsys: Capture, run: RunFolder, tmp_path: Path) -> None:
     assert "is not a run folder" in refused(capsys, "train", "--resume", tmp_path)
     assert "with it go only --device, --devices, --accumulate, --checkpoint-minutes, --quiet, --root, --download" in refused(

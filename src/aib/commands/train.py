@@ -58,6 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     from aib.train.processes import read_world
     from aib.train.unused import unused_options
 
+    _check_recipe_fits(options, _typed(arguments))
     first = read_world(os.environ).rank == 0  # of several processes one speaks
     # a folder's name may hold what rich takes for markup
     console = Console(markup=False, quiet=options.config.run.quiet or not first, soft_wrap=True, highlight=False)
@@ -68,6 +69,27 @@ def run(arguments: Sequence[str]) -> None:
     console.print(
         f"saved in {folder.path}\nnext: aib eval {folder.path}   aib explain {folder.path} IMAGE   aib report {folder.path}"
     )
+
+
+def _check_recipe_fits(options: TrainOptions, typed: Sequence[str]) -> None:
+    """Refuse a model that lacks an option which the recipe gives, not the user.
+
+    Raises:
+        ValueError: with the recipe of that model on the same data, where there is one.
+    """
+    from aib.models import model_names
+    from aib.models.registry import takes
+    from aib.recipes import list_recipes
+
+    name, model = options.config.model.model, options.config.model
+    if options.recipe is None or name not in model_names():
+        return
+    for option in ("anchors", "latent_dim", "modulation", "min_std", "width"):
+        if getattr(model, option) is None or option in typed or takes(name, option):
+            continue
+        other = f"{options.recipe.rpartition('/')[0]}/{name}"
+        near = f"take --recipe {other}" if other in [r.name for r in list_recipes()] else "take a recipe of such a model"
+        raise ValueError(f"{name} has no option {option!r}, which the recipe {options.recipe} gives; {near}, or none")
 
 
 def _offline_if_unreachable(seconds: float = 5.0) -> None:
