@@ -101,7 +101,8 @@ def read_map(file: Path) -> NDArray[np.float32]:
     """
     try:
         _check_regular(file)
-        values = np.load(file, allow_pickle=False)
+        with np.errstate(all="ignore"):  # of the sizes in a damaged header: then it says so
+            values = np.load(file, allow_pickle=False)
     except Exception as error:  # a cut file raises any of a dozen types
         raise ValueError(f"{file} cannot be read: {_one_line(error)}") from None
     if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size:
@@ -118,7 +119,7 @@ def read_arrays(file: Path, names: Sequence[str]) -> list[NDArray[np.int64]]:
         ValueError: it cannot be read, lacks one, or they are no such numbers.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with np.errstate(all="ignore"), np.load(file, allow_pickle=False) as archive:
             for member in archive.zip.infolist():
                 # numpy writes no others; what bzip2 and LZMA unpack to in one piece has no bound
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
