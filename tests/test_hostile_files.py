@@ -38,8 +38,9 @@ from aib.train.config import read_config
 from aib.train.convert import read_published
 from aib.train.origin import locate_data
 from aib.train.results_table import update_table
+from aib.train.run_folder import RunFolder
 from aib.train.score_record import SCORE_COLUMNS
-from aib.train.weights import load_run
+from aib.train.weights import load_run, selected_epoch
 from fuzz_checkpoints import copied
 from fuzz_data import ARRAYS, npy, npy_header, zeros, zipped
 from fuzz_images import packed_zeros, png
@@ -185,6 +186,13 @@ def test_no_payload_runs(read: Callable[[Path], object], zipped: bool, tmp_path:
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the payload is a real one
     assert marker.exists()
+
+
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json("model.json", {"epoch": 3})
+    os.mkfifo(folder.weights)
+    assert selected_epoch(folder) is None
 
 
 @pytest.mark.parametrize("read", [lambda path: create_backbone("test_resnet", pretrained=path),

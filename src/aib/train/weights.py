@@ -93,6 +93,8 @@ def selected_epoch(folder: RunFolder) -> int | None:
     """The epoch of the selected weights, None where weights and card are not there, damaged or of different epochs."""
     from safetensors import safe_open
 
+    if not folder.weights.is_file():  # a pipe would be waited for
+        return None
     try:
         epoch = folder.read_json("model.json")["epoch"]
         with safe_open(folder.weights, "pt") as file:
