@@ -37,6 +37,7 @@ def make_run(
     }
     model |= {
         "image_size": [32, 32],
+        "edits": [list(edit) for edit in EDITS],
         "data": "clutter",
         "parameters": 412_356,
         "macs": 7_123_456,
@@ -176,6 +177,7 @@ def make_scores(root: Path, *, above: float = 0.3, explained: float = 0.15, spli
         "format": 3,
         "model": "vgg_s_aib_qt", "data": "clutter", "split": split, "n": 100, "seed": 0, "own": "own map", "against": ["gradcam"],
         "controls": ["uniform", "edges"], "thresholds": [0.85, 0.9, 0.95], "image_size": [32, 32],
+        "edits": [list(edit) for edit in EDITS],
         "consistency": {
             "n": 100,
             "rows": [_row(source, *edit, 100) for source in ("own map", "uniform", "edges") for edit in EDITS],
@@ -274,7 +276,7 @@ def _row(source: str, edit: str, size: float, n: int) -> dict[str, object]:
 def _compared(source: str, edit: str, size: float, difference: float) -> dict[str, object]:
     best = {"control": "edges", "difference": _around(difference, 0.1)}
     thresholds = {threshold: {"excess": best, "score": best} for threshold in ("0.85", "0.9", "0.95")}
-    return {"source": source, "edit": edit, "size": size, "unchanged": 37, "thresholds": thresholds, "correlation": best}
+    return {"source": source, "edit": edit, "size": size, "n": 40, "unchanged": 37, "thresholds": thresholds, "correlation": best}
 
 
 def _removed(srg: float) -> dict[str, object]:

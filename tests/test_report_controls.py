@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -72,7 +73,7 @@ def test_networks_that_count_for_none_are_shown_and_said_so(tmp_path: Path) -> N
     out = build_report([run], tmp_path / "report.html")
     text = page_of(out).text
     assert "untrained (no control) 90.0 / 10.0" in text
-    assert "IBA: too costly to compute anew on networks with random weights; that all stand beside the same kinds" in text
+    assert "IBA: too costly to compute anew on networks with random weights." in text
     assert "Controls, each of the size of the map beside it, are maps made without the network." in text
     assert "untrained" not in " ".join(circles(out.read_text(), "excess over another image"))
     counted = page_with(tmp_path / "counted", with_sizes).text
@@ -108,8 +109,8 @@ def test_the_same_map_is_called_the_same_only_where_it_is() -> None:
 
 def test_controls_that_cost_too_much_are_said_to_be_missing() -> None:
     counted = {"own map": ["edges", "untrained"], "iba": ["edges"]}
-    assert left_out_words(["iba"], counted, source_label).endswith("random weights, so beside fewer controls than the others.")
-    assert left_out_words(["iba"], {"iba": ["edges"]}, source_label).endswith("such networks count for none.")
+    assert left_out_words(["iba"], counted, source_label).endswith("not ranked against the others by it.")
+    assert left_out_words(["iba"], {"iba": ["edges"]}, source_label).endswith("with random weights.")
     assert left_out_words([], counted, source_label) == ""
 
 
@@ -135,12 +136,21 @@ def fewer(scores: dict[str, Any], edits: list[tuple[str, float]], unchanged: int
 def test_few_images_decide_nothing_in_a_sweep(tmp_path: Path) -> None:
     text = page_with(tmp_path, lambda scores: fewer(scores, [("low frequencies", 4.0), ("high frequencies", 2.0)])).text
     assert (
-        "Of low frequencies alone the map is ahead of the best control at 2 (8, 12) of 2 radii, behind at none. At radius 4" in text
+        "With low frequencies alone the map is ahead of the best control at 2 (8, 12) of 2 radii, behind at none. At radius 4"
+        in text
     )
     assert "At radius 4 fewer than 20 predictions stay: too few images to say." in text
     assert "Pale: fewer than 20 predictions stay" in text
+    page_with(tmp_path / "whole")
+    band, whole = (
+        re.search(r'<polygon[^>]* points="([^"]+)"', (folder / "report.html").read_text().split("only low frequencies kept")[-1])
+        for folder in (tmp_path, tmp_path / "whole")
+    )
+    assert band
+    assert whole
+    assert len(band[1].split()) == len(whole[1].split()) - 2  # the pale point has none
     every = page_with(tmp_path / "every", lambda scores: fewer(scores, [*EDITS, *SWEEP])).text
-    assert "Of low frequencies alone nothing can be said: at no radius do 20 predictions stay." in every
+    assert "With low frequencies alone nothing can be said: at no radius do 20 predictions stay." in every
     assert "Pale" not in page_with(tmp_path / "none").text
 
 
@@ -282,7 +292,7 @@ def test_the_terminal_says_the_same(tmp_path: Path) -> None:
     result["randomized"]["last 25 % randomised"]["spearman"] = [0.97, 0.96, 0.98]
     said = "\n".join(sentences(result))
     assert "With last 25 % random its scores are the same, and only the anchors they snap to are random." in said
-    assert "gradcam: too costly to compute anew on networks with random weights; that all stand beside the same kinds" in said
+    assert "gradcam: too costly to compute anew on networks with random weights." in said
     assert (
         "Controls, each of the size of the map beside it, are maps made without the network and the map of another image." in said
     )

@@ -88,21 +88,55 @@ def test_every_part_shows_the_numbers_of_the_file(tmp_path: Path) -> None:
     ("above", "opening"),
     [
         (0.3, "Yes: under all 3 edits the map stays with its own image more than the best control"),
-        (-0.3, "No: under none of 3 edits"),
+        (-0.3, "No: under all 3 edits a control stays with its own image more than the map. Under colour window 8×8 (an edge"),
+        (0.09, "Not shown: under none of 3 edits does the map stay with its own image more than the best control. Under 3 the two"),
     ],
 )
 def test_the_lead_says_yes_or_no_by_the_interval(tmp_path: Path, above: float, opening: str) -> None:
     text = page_with(tmp_path, above=above).text
     assert opening in text
-    assert ("more than the best control, by 30.0 points." in text) == (above > 0)
+    assert ("more than the best control, by 30.0 points." in text) == (above == 0.3)
     assert ("(an edge detector, by 30.0 points)" in text) == (above < 0)
 
 
 def test_a_difference_within_its_interval_is_no_win(tmp_path: Path) -> None:
     text = page_with(tmp_path, above=0.09).text
-    assert "No: under none of 3 edits" in text
     assert "Under 3 the two are not told apart." in text
     assert "Each beside its own best control, Grad-CAM is ahead under 3 of 3 edits." in text
+
+
+@pytest.mark.parametrize(
+    ("difference", "opening"),
+    [
+        ([0.3, 0.2, 0.4], "Yes: under the only edit the map stays with its own image more than the best control, by 30.0 points."),
+        ([-0.3, -0.4, -0.2], "No: under the only edit a control stays with its own image more than the map. Under"),
+        ([0.0, -0.1, 0.1], "Not shown: under the only edit the map and the best control are not told apart."),
+    ],
+)
+def test_the_lead_of_a_single_edit(tmp_path: Path, difference: list[float], opening: str) -> None:
+    def change(scores: dict[str, Any]) -> None:
+        scores["consistency"]["rows"] = [row for row in scores["consistency"]["rows"] if row["edit"] == "colour window"]
+        scores["consistency"]["comparisons"] = scores["consistency"]["comparisons"][:1]
+        for one in scores["beside_controls"]["comparisons"]:
+            one["thresholds"]["0.9"] = {"excess": {"control": "edges", "difference": difference}}
+
+    text = page_with(tmp_path, change).text
+    assert opening in text
+    assert ("not told apart" in text[text.index(opening) : text.index("By the correlation")]) == opening.startswith("Not shown")
+
+
+def test_the_own_map_is_beside_its_controls_on_more_images_than_a_costly_explainer(tmp_path: Path) -> None:
+    def change(scores: dict[str, Any]) -> None:
+        for one in scores["beside_controls"]["comparisons"]:
+            if one["source"] == "own map":
+                one["n"] = 80
+
+    text = page_with(tmp_path, change).text
+    assert "over 100 images, and what stands above the best control is over the 80 that its controls were scored on too" in text
+    assert "Explainers are on 40 images." in text
+    assert "The own map on all 100 images, beside the controls made without the network" in text
+    everything = page_with(tmp_path / "all", lambda scores: [one.update(n=100) for one in scores["beside_controls"]["comparisons"]])
+    assert "The own map on all 100 images" not in everything.text
 
 
 def test_few_images_decide_nothing(tmp_path: Path) -> None:

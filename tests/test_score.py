@@ -121,12 +121,24 @@ def test_scores_are_repeated_by_their_seed(scored: dict[str, Any], run: Path) ->
     assert other["consistency"]["rows"] != scored["consistency"]["rows"]
 
 
+def test_what_the_own_map_is_quoted_with_does_not_depend_on_costly_explainers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aib.train.score.CONTROL_IMAGES", 72)
+    settings = ScoreSettings(faithful_images=2, windows=(4,), other="none")
+    alone = score_run(run, settings)["beside_controls"]
+    beside = score_run(run, replace(settings, against=("occlusion",)))["beside_controls"]
+    quoted = [one for one in beside["comparisons"] if one["source"] == "own map"]
+    assert quoted == alone["comparisons"]
+    assert {one["n"] for one in quoted} == {40}
+    assert {one["n"] for one in beside["comparisons"] if one["source"] == "occlusion"} == {30} == {beside["n"]}
+
+
 def test_the_command_prints_records_and_table_2_reads(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "scores.csv"
     words = ["score", str(run), *FEW, "--windows", "4", "--record", str(table)]
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "own map, cosine 0.9, in %" in out
+    assert out.endswith(f"saved in {run / 'score'}; aib report {run} shows it\n")
     assert "A map that never changes has a score of 100 and an excess of 0" in out
     for control in (*CONTROLS, "other image", "untrained", "attention random", "last 25 % random"):
         assert control in out
@@ -152,6 +164,8 @@ def test_the_command_prints_records_and_table_2_reads(run: Path, tmp_path: Path,
     assert table.read_text().splitlines()[0] == first.splitlines()[0]
     assert len(table.read_text().splitlines()) == 2 * len(first.splitlines()) - 1
     capsys.readouterr()
+    assert main(["score", str(run), *FEW, "--windows", "4", "--split", "val"]) == 0
+    assert capsys.readouterr().out.endswith(f"saved in {run / 'score'}; aib report {run} shows those of its own test images\n")
     assert main(["table", "2", "--scores", str(table), "--recipe", "none"]) == 2
     assert "no recorded score of the recipe 'none' at 0.9" in capsys.readouterr().err
 
@@ -168,7 +182,7 @@ def test_a_plain_run_is_scored_by_its_explainers(plain: Path, capsys: pytest.Cap
     assert found["own"] is None
     # its explainers are judged at their own resolution, Grad-CAM against itself on networks that did not learn
     assert found["beside_controls"]["map_sizes"] == {"gradcam": [8, 8], "integrated_gradients": [16, 16]}
-    assert set(found["beside_controls"]["controls_of"]["gradcam"]) == {*CONTROLS, "other image@gradcam"}  # as many as beside it
+    assert set(found["beside_controls"]["controls_of"]["gradcam"]) >= {*CONTROLS, "other image@gradcam", "untrained@gradcam"}
     assert set(found["beside_controls"]["controls_of"]["integrated_gradients"]) == {
         "uniform", "centre@16x16", "edges@16x16", "random@16x16", "other image@integrated_gradients",
     }  # fmt: skip
@@ -215,9 +229,10 @@ def test_where_every_prediction_changes_there_is_no_score() -> None:
     nothing = {"0.9": {"score": None, "other": None, "excess": None}}
     row = {"source": "own map", "edit": "colour window", "size": 4, "n": 9, "unchanged": 0, "unchanged_share": [0, 0, 0.3],
            "thresholds": nothing, "correlation": {"own": None, "other": None, "excess": None}}  # fmt: skip
-    comparison = {"source": "own map", "edit": "colour window", "size": 4, "unchanged": 0,
+    comparison = {"source": "own map", "edit": "colour window", "size": 4, "n": 9, "unchanged": 0,
                   "thresholds": {"0.9": {"excess": {"control": None, "difference": None}}}}  # fmt: skip
     result = {
+        "edits": [["colour window", 4], ["colour window", 8], ["colour window", 12]],
         "beside_controls": {"n": 9, "rows": [row], "comparisons": [comparison], "same_map": []},
         "faithfulness": {"fills": {"blur": {}}},
         "sensitivity": {},
@@ -227,10 +242,12 @@ def test_where_every_prediction_changes_there_is_no_score() -> None:
     assert [list(column.cells) for column in first.columns] == cells
     assert list(second.columns[1].cells) == list(third.columns[1].cells) == ["–"]
     assert len(sentences(result)) == 2
-    # means over sizes of what is there, and no "-0.00"
-    more = row | {"size": 8, "correlation": {"own": [0.634, 0.6, 0.7], "other": [-0.001, -0.1, 0.1], "excess": [0.6, 0.5, 0.7]}}
-    result["beside_controls"]["rows"].append(more)
-    assert list(tables(result, "0.9")[2].columns[1].cells) == ["0.63 / 0.00"]
+    # means over images of all sizes of table 2, and no "-0.00"
+    for size, count, own in ((8, 300, 0.63), (12, 100, 0.23), (16, 900, 1.0)):
+        correlation = {"own": [own, 0.2, 1.0], "other": [-0.001, -0.1, 0.1], "excess": [own, 0.2, 1.0]}
+        more = row | {"size": size, "unchanged": count, "correlation": correlation}
+        result["beside_controls"]["rows"].append(more)
+    assert list(tables(result, "0.9")[2].columns[1].cells) == ["0.53 / 0.00"]
 
 
 def test_metrics_agree_by_rank() -> None:

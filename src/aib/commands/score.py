@@ -59,7 +59,10 @@ def run(arguments: Sequence[str]) -> None:
         console.print()
         console.print(table)
     console.print("\n" + "\n".join(sentences(result)), soft_wrap=True)
-    console.print(f"saved in {options.run / 'score'}; aib report {options.run} shows it", soft_wrap=True)
+    folder, splits = options.run / "score", ("test", "val")
+    first = next((split for split in splits if (folder / f"{split}.json").is_file()), None)
+    shows = "it" if given.data is None and given.split == first else f"those of its own {first} images" if first else ""
+    console.print(f"saved in {folder}" + (f"; aib report {options.run} shows {shows}" if shows else ""), soft_wrap=True)
     if options.record is not None and base is not None:
         record_scores(options.run, result, options.record, base)
 

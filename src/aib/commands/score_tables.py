@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
+from aib.report.read_scores import LEAST
 from aib.report.score_names import control_kinds, left_out_words, same_map_words
 
-__all__ = ["LEAST", "WIDTH", "sentences", "tables"]
+__all__ = ["WIDTH", "sentences", "tables"]
 
 WIDTH = 100
 """Columns that the tables fit in."""
 
-LEAST = 20
-"""Images from which on a difference is called one."""
+ALL_SIZES = "all sizes together"
+"""Of the edits of table 2: means over images whose prediction stays."""
 
 FILL = "blur"
 """The fill of what is printed for one only, where it is there."""
@@ -27,12 +30,12 @@ def tables(result: Mapping[str, Any], threshold: str) -> list[Any]:
     beside = result["beside_controls"]
     judged = list(dict.fromkeys(comparison["source"] for comparison in beside["comparisons"]))
     found = [_judged(result, source, threshold) for source in judged]
-    edits = list(dict.fromkeys(row["edit"] for row in beside["rows"]))
-    lines = _table(f"score / excess in %, means over sizes, {beside['n']} images", "map", *edits)
+    edits = list(dict.fromkeys(name for name, _ in result["edits"]))
+    lines = _table(f"score / excess in %, {ALL_SIZES}, {beside['n']} images", "map", *edits)
     counted = {*judged, *beside.get("controls", ())}.union(*beside.get("controls_of", {}).values()).difference(beside["same_map"])
     for source in _in_order([row["source"] for row in beside["rows"]], result):
         note = "" if source in counted else " (no control)"
-        lines.add_row(_named(source) + note, *(_means(beside["rows"], source, edit, threshold) for edit in edits))
+        lines.add_row(_named(source) + note, *(_pooled_score(result, source, edit, threshold) for edit in edits))
     found.append(lines)
     found.append(_correlations(result, edits))
     return found + _removal(result) + _places(result) + _above(result, judged)
@@ -72,7 +75,6 @@ def _judged(result: Mapping[str, Any], source: str, threshold: str) -> Any:
     }
     lines = _table(f"{source}, cosine {threshold}, in %", "edit", "stays", "score", "excess", "beside", "above best", "control")
     lines.columns[-1].justify = "left"
-    same = {(row["source"], row["edit"], row["size"]): row for row in beside["rows"]}
     for comparison in beside["comparisons"]:
         if comparison["source"] != source:
             continue
@@ -81,7 +83,7 @@ def _judged(result: Mapping[str, Any], source: str, threshold: str) -> Any:
         few = "" if comparison["unchanged"] >= LEAST else "  (too few)"
         lines.add_row(
             _edit(comparison["edit"], comparison["size"]), _stays(cells[key]), _percent(numbers["score"]),
-            _percent(numbers["excess"]), _stays(same[key]), _points(best["difference"]), _plain(best["control"]) + few,
+            _percent(numbers["excess"]), _stays(comparison), _points(best["difference"]), _plain(best["control"]) + few,
         )  # fmt: skip
     return lines
 
@@ -90,26 +92,29 @@ def _stays(row: Mapping[str, Any]) -> str:
     return f"{row['unchanged']}/{row['n']}"
 
 
-def _means(rows: Sequence[Mapping[str, Any]], source: str, edit: str, threshold: str) -> str:
-    chosen = [row["thresholds"][threshold] for row in rows if (row["source"], row["edit"]) == (source, edit)]
-    chosen = [numbers for numbers in chosen if numbers["score"] is not None]
-    if not chosen:
-        return "–"
-    score, excess = (100 * sum(numbers[kind][0] for numbers in chosen) / len(chosen) for kind in ("score", "excess"))
-    return f"{score:z.0f} / {excess:z.0f}"
+def _pooled_score(result: Mapping[str, Any], source: str, edit: str, threshold: str) -> str:
+    means = [_pooled(result, source, edit, "thresholds", threshold, kind) for kind in ("score", "excess")]
+    return " / ".join(f"{100 * mean:z.0f}" for mean in means if mean is not None) or "–"
+
+
+def _pooled(result: Mapping[str, Any], source: str, edit: str, *place: str) -> float | None:
+    """Mean over all images whose prediction stays under the edit, of all its sizes in table 2 together."""
+    rows = [row for row in result["beside_controls"]["rows"] if (row["source"], row["edit"]) == (source, edit)]
+    rows = [row for row in rows if [edit, row["size"]] in result["edits"]]
+    found = [(row["unchanged"], reduce(getitem, place, row)) for row in rows]
+    known = [(count, value[0]) for count, value in found if value is not None]
+    return sum(count * mean for count, mean in known) / sum(count for count, _ in known) if known else None
 
 
 def _correlations(result: Mapping[str, Any], edits: Sequence[str]) -> Any:
     """Of every source, how its maps correlate with those of the image and of another one."""
     beside = result["beside_controls"]
-    lines = _table(f"correlation with its own image / with another, means over sizes, {beside['n']} images", "map", *edits)
+    lines = _table(f"correlation with its own image / with another, {ALL_SIZES}, {beside['n']} images", "map", *edits)
     for source in _in_order([row["source"] for row in beside["rows"]], result):
         cells = []
         for edit in edits:
-            chosen = [row["correlation"] for row in beside["rows"] if (row["source"], row["edit"]) == (source, edit)]
-            chosen = [numbers for numbers in chosen if numbers["own"] is not None]
-            means = [sum(numbers[kind][0] for numbers in chosen) / len(chosen) for kind in ("own", "other") if chosen]
-            cells.append(" / ".join(f"{mean:z.2f}" for mean in means) or "–")
+            means = [_pooled(result, source, edit, "correlation", kind) for kind in ("own", "other")]
+            cells.append(" / ".join(f"{mean:z.2f}" for mean in means if mean is not None) or "–")
         lines.add_row(_named(source), *cells)
     return lines
 

@@ -100,18 +100,20 @@ GAP = 2
 def _parts(table: PaperTable, console: Console) -> list[Table]:
     """The table, or one below the other as many parts of its columns as the console's width takes.
 
-    The first column stands in every part, so a table is parted only where that tells its rows apart; in others cells are broken.
+    The columns that name a row stand in every part, so a table is parted only where they tell its rows apart; in others cells are
+    broken.
     """
     from rich import box
     from rich.table import Table
 
     natural = [max(map(len, cells)) for cells in zip(table.columns, *table.rows)]
     space = console.width - 2  # the box takes the first and the last
-    groups = [[0]]
-    for column in range(1, len(natural)):
+    names, apart = list(range(table.keys)), len({row[: table.keys] for row in table.rows}) == len(table.rows)
+    groups = [names[:]]
+    for column in range(len(names), len(natural)):
         width = sum(natural[other] + GAP for other in groups[-1]) + natural[column]
-        if len(groups[-1]) > 1 and width > space and len({row[0] for row in table.rows}) == len(table.rows):
-            groups.append([0])
+        if len(groups[-1]) > len(names) and width > space and apart:
+            groups.append(names[:])
         groups[-1].append(column)
     parts = []
     for group in groups:

@@ -155,9 +155,9 @@ class Consistency:
             thresholds: as in `summary`.
 
         Returns:
-            ``{"source", "edit", "size", "unchanged", "correlation": {"control", "difference"}, "thresholds": {t: {"excess" and
-            "score": {"control", "difference"}}}}``, each difference [mean, low, high] with a 95 % interval over images, None where
-            no prediction is unchanged. That of scores is Newcombe's; that of excesses is put together from both excesses' intervals
+            ``{"source", "edit", "size", "n", "unchanged", "correlation": {"control", "difference"}, "thresholds": {t: {"excess"
+            and "score": {"control", "difference"}}}}``, each difference [mean, low, high] with a 95 % interval over images, None
+            where no prediction is unchanged. That of scores is Newcombe's; that of excesses is put together from both excesses' intervals
             and their correlation in the same way; that of correlations is a bootstrap's.
 
         Raises:
@@ -174,7 +174,7 @@ class Consistency:
             passes = {name: _reach(self.other[name][row][kept], threshold) for name in stays}
             found[f"{threshold:g}"] = _above(stays, passes, source, names)
         return {
-            "source": source, "edit": edit.name, "size": edit.size, "unchanged": int(kept.sum()),
+            "source": source, "edit": edit.name, "size": edit.size, "n": len(kept), "unchanged": int(kept.sum()),
             "correlation": self._above_correlation(source, names, row), "thresholds": found,
         }  # fmt: skip
 

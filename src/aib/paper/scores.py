@@ -28,16 +28,21 @@ USUAL_RADIUS = {"low frequencies": "12", "high frequencies": "4"}
 """Of `aib score` for images of 32 pixels; the paper does not print its radii."""
 
 COLUMNS = (
-    "data", "evaluated_on", "split", "model", "recipe", "seed", "score_seed", "source", "edit", "size", "threshold", "n", "score",
-    "excess", "above", "command",
+    "data", "evaluated_on", "split", "model", "recipe", "seed", "score_seed", "source", "edit", "size", "threshold", "n",
+    "unchanged", "score", "excess", "above", "command",
 )  # fmt: skip
 
-NUMBERS = ("score", "excess", "above")
+SHOWN = ("stays", "ours", "excess", "above the best control", "correlation")
+NUMBERS = ("excess", "above", "correlation_excess")
+"""The columns of the last three."""
 MEANINGS = (
+    "stays: share of the images whose prediction the edit leaves as it was; the rest is over those",
     "ours: share of the images with an unchanged prediction whose map is unchanged too; a map that never changes has 100",
     "excess: that share less the share with the map of another image; a map that never changes has 0",
     "above the best control: the excess less that of the control that has most of it, on the images that controls were scored on "
     "(control_n of the file, often fewer); aib score names it",
+    "correlation: 100 times the mean of Pearson's with the image's map less that with another image's; a constant added to the map "
+    "does not change it",
     "means over seeds with 95 % t intervals, and how many; size: side of the window, or radius in cycles an image",
 )
 OUR_READING = (
@@ -77,9 +82,10 @@ def table2(scores: Sequence[Mapping[str, str]], threshold: str = "0.9", conventi
     rows = [(*key[:3], key[3] or "–", lines.get(key) or "–", *_means(one_a_seed(found.get(key, ())))) for key in keys]
     return PaperTable(
         f"Table 2. Interpretability score in per cent (cosine {threshold}, {convention} recipes)",
-        ("model", "data", "edit", "size", "published", "ours", "excess", "above the best control"),
+        ("model", "data", "edit", "size", "published", *SHOWN),
         tuple(rows),
         (*MEANINGS, OUR_READING),
+        keys=4,
     )
 
 
@@ -121,27 +127,13 @@ def compare_scores(
                 {seed: 100 * float(row["excess"]) for seed, row in group.items() if row["excess"]} for group in (mine, base)
             )
             difference = difference_of_seeds(ours, theirs) if label != first else ""
-            rows.append((*key, label, *_means(mine.values()), _mean(mine.values(), "correlation_excess"), difference))
+            rows.append((*key, label, *_means(mine.values()), difference))
     return PaperTable(
         f"Recorded scores of {recipe} in per cent (cosine {threshold})",
-        (
-            "data",
-            "edit",
-            "size",
-            "model and changes",
-            "ours",
-            "excess",
-            "above the best control",
-            "correlation",
-            f"excess minus {first}",
-        ),
+        ("data", "edit", "size", "model and changes", *SHOWN, f"excess minus {first}"),
         tuple(rows),
-        (
-            *MEANINGS,
-            "correlation: 100 times the mean of Pearson's with the image's map less that with another image's; a constant "
-            "added to the map does not change it",
-            PAIRED,
-        ),
+        (*MEANINGS, PAIRED),
+        keys=4,
     )
 
 
@@ -156,9 +148,15 @@ def _counted(scores: Iterable[Mapping[str, str]], threshold: str) -> list[Mappin
 
 
 def _means(rows: Iterable[Mapping[str, str]]) -> list[str]:
-    """Score, excess and what is above the best control, over seeds."""
+    """What `SHOWN` names, over seeds; of seeds without an unchanged prediction, which have no score, the number is told."""
     rows = list(rows)
-    return [_mean(rows, name) for name in NUMBERS]
+    none = sum(not row["score"] for row in rows)
+    stays = mean_of_seeds([100 * int(row["unchanged"]) / int(row["n"]) for row in rows])
+    score = _mean(rows, "score") if none < len(rows) or not rows else "none unchanged"
+    if 0 < none < len(rows):
+        score += f", none unchanged in {none}"
+    rest = [_mean(rows, name) if any(row.get(name) for row in rows) or not rows else "–" for name in NUMBERS]
+    return [stays, score, *rest]
 
 
 def _mean(rows: Iterable[Mapping[str, str]], name: str) -> str:

@@ -61,12 +61,13 @@ GREATEST = 1e12
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table ready to print: its title, column names, rows of text, and notes that belong under it."""
+    """A table ready to print: its title, column names, rows of text, notes that belong under it, and how many columns name a row."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    keys: int = 1
 
     def markdown(self) -> str:
         """Columns and rows as a table in Markdown, columns of numbers flush right."""

@@ -33,7 +33,7 @@ _SCORED = {
     "correlation?": {"own": ESTIMATE, "other": ESTIMATE, "excess": ESTIMATE},
 }  # fmt: skip
 _COMPARED = {
-    "source": str, "edit": str, "size": float, "unchanged": int,
+    "source": str, "edit": str, "size": float, "n?": int, "unchanged": int,
     "thresholds": {"*": {"excess": {"control?": str, "difference": ESTIMATE}}},
     "correlation?": {"control?": str, "difference": ESTIMATE},
 }  # fmt: skip
@@ -191,6 +191,11 @@ class ScoreRecord:
         mine = self.controls_of.get(source)
         others = [name for name in names if name not in self.judged and name not in self.same_map]
         return others if mine is None else [name for name in others if name in mine]
+
+    def compared_on(self, source: str) -> int:
+        """Images that a judged source and all its controls were scored on."""
+        beside: int = self.numbers.get("beside_controls", {}).get("n", 0)
+        return max([beside, *(one.get("n", 0) for (name, _, _), one in self.above.items() if name == source)])
 
     def few(self, key: Key) -> bool:
         """Whether the comparison of a source with its controls under an edit rests on fewer than `LEAST` images."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 __all__ = [
     "control_kinds", "control_words", "edit_label", "edit_lines", "fill_label", "fill_words", "left_out_words", "metric_label",
-    "same_map_words", "source_label", "who_is",
+    "of_network", "same_map_words", "source_label", "who_is",
 ]  # fmt: skip
 
 SOURCES = {
@@ -67,7 +67,7 @@ def control_words(name: str) -> str:
     return CONTROLS.get(name, f"“{name}”")
 
 
-def _of_network(name: str) -> bool:
+def of_network(name: str) -> bool:
     kind = name.partition("@")[0]
     return kind in ("untrained", "attention randomised") or (kind.startswith("last ") and kind.endswith(" randomised"))
 
@@ -80,7 +80,7 @@ def control_kinds(names: Iterable[str]) -> str:
         found.append("maps made without the network")
     if "other image" in kinds:
         found.append("the map of another image")
-    if any(map(_of_network, kinds)):
+    if any(map(of_network, kinds)):
         found.append("maps of the same network with random weights, in whole or in part")
     listed = " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
     return f"Controls, each of the size of the map beside it, are {listed}." if found else ""
@@ -116,9 +116,9 @@ def left_out_words(names: Collection[str], controls_of: Mapping[str, Sequence[st
     if not names:
         return ""
     said = f"{', '.join(map(label, names))}: too costly to compute anew on networks with random weights"
-    if not controls_of or any(_of_network(name) for controls in controls_of.values() for name in controls):
-        return f"{said}, so beside fewer controls than the others."
-    return f"{said}; that all stand beside the same kinds of controls, such networks count for none."
+    if not controls_of or any(of_network(name) for controls in controls_of.values() for name in controls):
+        return f"{said}, so the best of fewer controls is beside them, and they are not ranked against the others by it."
+    return f"{said}."
 
 
 def edit_lines(name: str, size: float) -> tuple[str, str]:

@@ -35,6 +35,7 @@ from aib.report.score_names import (
     edit_label,
     edit_lines,
     left_out_words,
+    of_network,
     source_label,
     who_is,
 )
@@ -139,14 +140,18 @@ def _verdict(scores: ScoreRecord, source: str) -> str:
         named = f" ({'; '.join(label for label, _, _ in found.above)})" if len(found.above) <= 2 else ""
         text = f"Only in part: under {len(found.above)} of {total} edits{named} {who} stays with its own image more than the best "
         text += f"control, by {by}."
+    elif len(found.below) == total:
+        edits = "the only edit" if total == 1 else f"all {total} edits"
+        text = f"No: under {edits} a control stays with its own image more than {who}."
+    elif total == 1:
+        text = f"Not shown: under the only edit {who} and the best control are not told apart."
     else:
-        edits = "the only edit" if total == 1 else f"none of {total} edits"
-        text = f"No: under {edits} does {who} stay with its own image more than the best control."
+        text = f"Not shown: under none of {total} edits does {who} stay with its own image more than the best control."
     if found.below:
         more = [f"{label} ({control_words(control)}, by {-100 * lost[0]:.1f} points)" for label, control, lost in found.below[:2]]
         rest = f" and {len(found.below) - 2} more" if len(found.below) > 2 else ""
         text += f" Under {'; '.join(more)}{rest} the control is ahead."
-    if found.between:
+    if found.between and total > 1:
         text += f" Under {'the other ' if found.above or found.below else ''}{len(found.between)} the two are not told apart."
     if found.few:
         text += f" Under {'; '.join(found.few)} fewer than {LEAST} predictions stay: too few images to say."
@@ -247,12 +252,12 @@ def _score_tables(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> li
         for threshold in scores.rows.get((source, *edit), {}).get("thresholds", {})
     ]  # fmt: skip
     note = "Intervals are 95 %, over images, for each number by itself. A dash: no prediction stays. "
-    if "consistency" in numbers and "beside_controls" in numbers:
-        note += (
-            f"The own map’s score and excess are over {numbers['consistency']['n']:,} images; explainers, and what stands above "
-            "the best "
-            f"control, over the {numbers['beside_controls']['n']:,} that all controls were scored on: the columns need not add up. "
-        )
+    if scores.own is not None and "consistency" in numbers and beside:
+        mine = scores.compared_on(scores.own)
+        note += f"The own map’s score and excess are over {numbers['consistency']['n']:,} images, and what stands above the best "
+        note += f"control is over the {mine:,} that its controls were scored on too: the columns need not add up. "
+        if len(scores.scored) > 1:
+            note += f"Explainers are on {beside['n']:,} images. "
     note += f"{same_map_note(scores)} "
     note += left_out_words(beside.get("not_recomputed", ()), scores.controls_of, source_label)
     shared = ["score, %", "excess, %", "above the best control, points", "best control"]
@@ -281,8 +286,8 @@ def _cells(scores: ScoreRecord, key: Key, threshold: str) -> list[str]:
 
 def _drawn_table(scores: ScoreRecord) -> list[Table]:
     """The own map beside the controls made without the network on all images, where those are more than all controls were on."""
-    whole, beside = (scores.numbers.get(part, {}).get("n", 0) for part in ("consistency", "beside_controls"))
-    if not scores.above_drawn or not beside or whole <= beside:
+    whole, own = scores.numbers.get("consistency", {}).get("n", 0), scores.own or ""
+    if not scores.above_drawn or "beside_controls" not in scores.numbers or whole <= scores.compared_on(own):
         return []
     rows = []
     for (_, name, size), one in scores.above_drawn.items():
@@ -292,6 +297,8 @@ def _drawn_table(scores: ScoreRecord) -> list[Table]:
         named = "–" if control is None else source_label(control)
         rows.append([edit_label(name, size), f"{one['unchanged']:,} of {whole:,}", shown, named])
     note = "More images, fewer controls: networks with random weights are not among them, so the number to quote is the one above."
+    if not any(map(of_network, scores.compared(own, scores.controls))):
+        note = ""
     columns = ["edit", "prediction stays", "above the best control, points", "best control"]
     return [Table(f"The own map on all {whole:,} images, beside the controls made without the network", columns, rows, note, True)]
 

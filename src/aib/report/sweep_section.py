@@ -34,7 +34,7 @@ def sweep_section(scores: ScoreRecord) -> Section | None:
         drawn.append(_sweep_figure(scores, source, name, kept, radii))
         enough = [radius for radius in radii if not scores.few((source, name, radius))]
         found = {radius: scores.over_control((source, name, radius))[1] for radius in enough}
-        said.append(f"Of {name} alone {_sweep_verdict(who_is(scores.own, source), radii, found)}")
+        said.append(f"With {name} alone {_sweep_verdict(who_is(scores.own, source), radii, found)}")
     if not drawn:
         return None
     lead = "Only a part of the image’s frequencies is kept. " + " ".join(said if scores.above else [])
@@ -59,13 +59,13 @@ def _listed(found: Mapping[float, Estimate | None], sign: int) -> str:
 
 
 def _sweep_figure(scores: ScoreRecord, source: str, name: str, kept: str, radii: Sequence[float]) -> Figure:
+    few = [radius for radius in radii if scores.few((source, name, radius))]
+
     def line(label: str, colour: str, values: Sequence[Estimate | None], dash: str | None = None, band: bool = True) -> Line:
         known = [(radius, value) for radius, value in zip(radii, values) if value is not None]
-        ends = [(r, 100 * v[1], 100 * v[2]) for r, v in known if band and not math.isnan(v[1] + v[2])]
+        ends = [(r, 100 * v[1], 100 * v[2]) for r, v in known if band and r not in few and not math.isnan(v[1] + v[2])]
         points = [(r, 100 * v[0]) for r, v in known]
         return Line(label, colour, points, dash, band=ends if len(ends) > 1 else (), dots=not dash, few=few)
-
-    few = [radius for radius in radii if scores.few((source, name, radius))]
 
     bests = [scores.over_control((source, name, radius))[0] for radius in radii]
     control = [None if best is None else scores.beside("excess", best, (name, radius)) for best, radius in zip(bests, radii)]

@@ -74,6 +74,7 @@ def score_run(
         "labels": label_convention(job.run, settings.data, settings.labels),
         "seed": settings.seed, "own": OWN_MAP if job.run.model.has_map else None, "against": list(settings.against),
         "controls": list(CONTROLS), "thresholds": list(THRESHOLDS), "image_size": list(job.run.image_size),
+        "edits": [[edit.name, edit.size] for edit in edits],
     }  # fmt: skip
     sources = job.sources()
     if job.run.model.has_map:
@@ -83,22 +84,24 @@ def score_run(
             **_consistency_numbers(own, [OWN_MAP]),
             "comparisons": [own.comparison(edit, OWN_MAP) for edit in own.edits],
         }
-    chosen = job.some(job.count(settings.control_images, CONTROL_IMAGES, job.passes(sources), AT_MOST))
+    chosen = job.some(_control_images(job, sources))
     networks = len({name.partition("@")[0] for name in sources.networks})
     say(f"beside {networks} networks with random weights and {len(settings.against)} explainers: {len(chosen)} images")
-    found = job.consistency(chosen, (*edits, *more), sources.beside())
+    found = dict.fromkeys(sources.judged, everything := job.consistency(chosen, (*edits, *more), sources.beside()))
+    if job.run.model.has_map and (usual := _control_images(job, mine := sources.only(OWN_MAP), explained=False)) > len(chosen):
+        found[OWN_MAP] = job.consistency(job.some(usual), (*edits, *more), mine.beside())  # as if nothing else were judged
     if sources.networks:
         result["randomized"] = _similarity(job, sources, chosen)
     result["beside_controls"] = {
-        **_consistency_numbers(found, list(sources.judged)),
+        **_consistency_numbers(everything, list(sources.judged)),
         "controls": list(dict.fromkeys(name for source in sources.judged for name in sources.controls_of(source))),
         "controls_of": {source: sources.controls_of(source) for source in sources.judged},
         "map_sizes": {source: list(size) for source, size in sources.sizes.items()},
         "same_map": list(sources.same_map),
         "not_recomputed": sources.not_recomputed,
         "comparisons": [
-            found.comparison(edit, source, sources.controls_of(source, other=False))
-            for source in sources.judged for edit in found.edits
+            one.comparison(edit, source, sources.controls_of(source, other=False))
+            for source, one in found.items() for edit in one.edits
         ],
     }  # fmt: skip
     result |= footing(job, sources, say)
@@ -116,6 +119,10 @@ def score_run(
         save_edited_gallery(job.run.folder, name, job.run, job.split, shown, sources.judged, seed=settings.seed, device=device)
     job.run.folder.write_json(f"score/{name}.json", result)  # last: where it is, the scores are complete
     return result
+
+
+def _control_images(job: ScoreJob, sources: ScoreSources, explained: bool = True) -> int:
+    return job.count(job.settings.control_images, CONTROL_IMAGES, job.passes(sources), AT_MOST, explained=explained)
 
 
 def _consistency_numbers(found: Consistency, judged: list[str]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class ScoreJob:
     def _order(self) -> Tensor:
         return torch.randperm(len(self.split), generator=torch.Generator().manual_seed(self.settings.seed))
 
-    def count(self, asked: int | None, usual: int, maps: int = 1, at_most: int = 1) -> int:
+    def count(self, asked: int | None, usual: int, maps: int = 1, at_most: int = 1, *, explained: bool = True) -> int:
         """Images to take: what was asked for, or the usual number; fewer on a CPU where maps or passes cost much.
 
         Args:
@@ -95,10 +95,11 @@ class ScoreJob:
             maps: how many are compared on each image: where there are more than ``at_most``, images are fewer in proportion, so
                 that many controls do not take longer than few.
             at_most: of them at full number.
+            explained: whether the explainers are among them.
         """
         if asked is not None:
             return asked
-        passes = max([1, *(PASSES[name.partition("@")[0]] for name in self.explainers)])
+        passes = max([1, *(PASSES[name.partition("@")[0]] for name in self.explainers if explained)])
         share = 1.0 if self.device != "cpu" else min(1.0, USUAL_MACS / self.run.card["macs"], 30 / passes)
         return max(LEAST_IMAGES, round(usual * min(share, at_most / maps)))
 

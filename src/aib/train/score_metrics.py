@@ -118,8 +118,9 @@ def _ablation(job: ScoreJob) -> dict[str, list[float]]:
 def agreement_table(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """One entry a metric, by source of maps, with the sign that makes more better.
 
-    The consistency's excess is the mean over the edits, what depends on the fill the mean over the fills: near-identical metrics
-    would agree with each other and be counted as many. Class-independent maps are at chance in the grid pointing game.
+    The consistency's excess is that over all images whose prediction stays, of all edits of table 2 together; what depends on the
+    fill is the mean over the fills: near-identical metrics would agree with each other and be counted as many. Class-independent
+    maps are at chance in the grid pointing game.
     """
     table: dict[str, dict[str, float]] = {}
 
@@ -127,11 +128,12 @@ def agreement_table(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         known = [value[0] for value in values if value is not None]
         table.setdefault(metric, {})[source] = sign * sum(known) / len(known) if known else math.nan
 
-    excess: dict[str, list[Any]] = {}
-    for row in result["beside_controls"]["rows"]:
-        excess.setdefault(row["source"], []).append(row["thresholds"]["0.9"]["excess"])
-    for source, values in excess.items():
-        add("consistency excess", source, values)
+    rows = [row for row in result["beside_controls"]["rows"] if [row["edit"], row["size"]] in result["edits"]]
+    for source in dict.fromkeys(row["source"] for row in rows):
+        mine = [row for row in rows if row["source"] == source and row["unchanged"]]
+        total = sum(row["unchanged"] for row in mine)
+        pooled = sum(row["unchanged"] * row["thresholds"]["0.9"]["excess"][0] for row in mine)
+        add("consistency excess", source, [[pooled / total]] if total else [])
     fills = list(result["faithfulness"]["fills"].values())
     for source in fills[0]:
         for metric, sign in (("srg", 1), ("polarity", 1), ("deletion", -1), ("insertion", 1)):

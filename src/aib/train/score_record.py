@@ -62,7 +62,7 @@ def record_scores(path: Path, result: Mapping[str, Any], table: Path, base: Trai
                 "unchanged": row["unchanged"], **_ends("score", numbers["score"]),
                 "other": "" if numbers["other"] is None else round(numbers["other"][0], 5),
                 **_ends("excess", numbers["excess"]), **_ends("cosine", row["cosine_own"]),
-                "best_control": best["control"] or "", "control_n": result["beside_controls"]["n"],
+                "best_control": best["control"] or "", "control_n": compared["n"],
                 **_ends("above", best["difference"]),
                 "correlation": _ends("own", row["correlation"]["own"])["own"],
                 **_ends("correlation_excess", row["correlation"]["excess"]),

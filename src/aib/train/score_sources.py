@@ -2,8 +2,8 @@
 
 A source is judged against maps of its own size, since averaging steadies a map and a finer one has more places to differ in: maps
 that know nothing of the network (`CONTROLS`), the map of another image, and what gives the source, computed anew on the run's
-network with random weights (Adebayo et al. 2018). Explainers that take many passes are not (`cheap`); beside them these networks
-are shown, but are nobody's control: the best of more controls is better, and what is judged together is judged alike.
+network with random weights (Adebayo et al. 2018). Explainers that take many passes are not (`cheap`), so that the best of their
+controls is the best of fewer; what the own map is compared with does not depend on what else is judged.
 
 Names: what is made at the resolution of the first source is plain (``"edges"``), at another it carries that (``"edges@8x8"``);
 networks of the own map are plain (``"untrained"``), of an explainer they carry its name (``"untrained@gradcam"``).
@@ -12,7 +12,7 @@ networks of the own map are plain (``"untrained"``), of an explainer they carry 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -105,9 +105,15 @@ class ScoreSources:
         """Names of the controls of a judged source; without those made of its maps of other images unless ``other``."""
         drawn = [name for name, (kind, size) in self.drawn.items() if kind == "uniform" or size == self.sizes[source]]
         networks = [name for name, judged in self.made_for.items() if judged == source and name not in self.same_map]
-        if self.not_recomputed:  # the best of more controls is better: all that are judged together have as many kinds of them
-            networks = []
         return drawn + [control_name(OTHER_IMAGE, source)] * other + networks
+
+    def only(self, source: str) -> ScoreSources:
+        """One judged source, the first, with its controls by the same names."""
+        made_for = {name: of for name, of in self.made_for.items() if of == source}
+        return replace(
+            self, judged={source: self.judged[source]}, networks={name: self.networks[name] for name in made_for},
+            made_for=made_for, sizes={source: self.sizes[source]}, same_map=[name for name in self.same_map if name in made_for],
+        )  # fmt: skip
 
     def beside(self) -> dict[str, MapSource | RandomMaps]:
         """Everything but the own map, for `aib.interpret.consistency.measure_consistency`."""
