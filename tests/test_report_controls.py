@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import re
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path

@@ -157,8 +157,8 @@ class Consistency:
         Returns:
             ``{"source", "edit", "size", "n", "unchanged", "correlation": {"control", "difference"}, "thresholds": {t: {"excess"
             and "score": {"control", "difference"}}}}``, each difference [mean, low, high] with a 95 % interval over images, None
-            where no prediction is unchanged. That of scores is Newcombe's; that of excesses is put together from both excesses' intervals
-            and their correlation in the same way; that of correlations is a bootstrap's.
+            where no prediction is unchanged. That of scores is Newcombe's; that of excesses is put together from both excesses'
+            intervals and their correlation in the same way; that of correlations is a bootstrap's.
 
         Raises:
             ValueError: as in `summary`, or there is no control.

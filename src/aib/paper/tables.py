@@ -61,7 +61,7 @@ GREATEST = 1e12
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table ready to print: its title, column names, rows of text, notes that belong under it, and how many columns name a row."""
+    """A table ready to print: its title, column names, rows of text, notes to print under it, and how many columns name a row."""
 
     title: str
     columns: tuple[str, ...]
