@@ -229,7 +229,8 @@ def make_scores(root: Path, *, above: float = 0.3, explained: float = 0.15, spli
                 for name, area in (("max_softmax", 0.02), ("rate", 0.05))}},
             "outside": {"svhn": {"inside": 100, "outside": 500, "scores": {
                 name: {"auroc": _around(value, 0.01), "false_positive_rate": _around(0.2, 0.02)}
-                for name, value in (("max_softmax", 0.912), ("entropy", 0.934), ("rate", 0.987))}}},
+                for name, value in (("max_softmax", 0.912), ("entropy", 0.934), ("rate", 0.987))},
+                "rate_less": {"max_softmax": _around(0.075, 0.02), "entropy": _around(0.053, 0.02)}}},
         },
         "agreement": {"metrics": ["consistency excess", "srg, blur"], "spearman": [[1.0, 0.37], [0.37, 1.0]],
                       "sources": ["own map", "gradcam", "edges", "untrained"], "controls": ["edges", "untrained"]},

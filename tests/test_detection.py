@@ -18,15 +18,14 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from aib.interpret import wilson_interval
 from aib.interpret.detection import (
     COVERAGES,
-    auroc,
     detection_table,
-    false_positive_rate,
     reliability_bins,
     risk_coverage,
     risk_coverage_area,
     selective_table,
     unusualness,
 )
+from aib.interpret.roc import auroc, false_positive_rate
 
 LEVELS = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=30)
 """Scores with many ties."""

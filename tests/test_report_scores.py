@@ -76,6 +76,7 @@ def test_every_part_shows_the_numbers_of_the_file(tmp_path: Path) -> None:
         "60.5 (58.5 to 62.5) bits an image in 63 of its 64",
         "15 · 2.50 a position", "8 · 1.40 a position", "log₂ 50",
         "0.987 (0.977 to 0.997) for images of svhn, better than the entropy of its predictions (0.934)",
+        "+0.053 (+0.033 to +0.073)",
         "it errs on 8.0 %; on the half that looks most usual by rate on 5.0 %", "+0.37",
         "over the 4 sources of maps that all metrics judged", "Controls are among them",
         "95.0 % on whole images",
@@ -248,6 +249,33 @@ def test_without_controls_it_is_said_that_scores_say_little(tmp_path: Path) -> N
     text = page_with(tmp_path, change).text
     assert "These scores stand without controls." in text
     assert "above the best control" not in text.split("Every cosine")[0].split("Scores at cosine")[0]
+
+
+@pytest.mark.parametrize(
+    ("less", "verdict"),
+    [
+        ([0.009, 0.002, 0.016], "better than"),
+        ([-0.009, -0.016, -0.002], "worse than"),
+        ([0.05, -0.01, 0.11], "not told apart from"),
+    ],
+)
+def test_the_rate_is_told_apart_by_the_paired_difference(tmp_path: Path, less: list[float], verdict: str) -> None:
+    def change(scores: dict[str, Any]) -> None:
+        table = scores["detection"]["outside"]["svhn"]
+        table["scores"]["rate"]["auroc"] = [0.93 + less[0], 0.90, 0.97]  # the two intervals overlap
+        table["scores"]["entropy"]["auroc"] = [0.93, 0.90, 0.96]
+        table["rate_less"]["entropy"] = less
+
+    text = page_with(tmp_path, change).text
+    assert f"for images of svhn, {verdict} the entropy of its predictions (0.930)." in text
+    assert "AUROC of the rate less it" in text
+
+
+def test_files_without_paired_differences_say_nothing_of_them(tmp_path: Path) -> None:
+    text = page_with(tmp_path, lambda scores: scores["detection"]["outside"]["svhn"].pop("rate_less")).text
+    assert "0.987 (0.977 to 0.997) for images of svhn, beside the entropy of its predictions (0.934)." in text
+    assert "rate less it" not in text
+    assert "difference of two AUROCs" not in text
 
 
 def test_a_plain_classifier_is_judged_by_its_explainers(tmp_path: Path) -> None:
@@ -434,6 +462,7 @@ def test_missing_estimates_are_not_numbers(tmp_path: Path) -> None:
     def change(scores: dict[str, Any]) -> None:
         scores["randomized"]["untrained"]["spearman"] = [math.nan, math.nan, math.nan]
         scores["detection"]["outside"]["svhn"]["scores"]["rate"]["auroc"] = [0.987, None, None]
+        scores["detection"]["outside"]["svhn"]["rate_less"]["entropy"] = [0.053, None, None]
 
     run = scored(tmp_path / "run", change)
     scores = read_run(run).scores

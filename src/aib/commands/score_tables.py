@@ -232,6 +232,12 @@ def _points(values: Sequence[float] | None) -> str:
     return f"{mean:+z.1f} [{low:+z.0f}, {high:+z.0f}]"
 
 
+def _area(values: Sequence[float | None], sign: str = "") -> str:
+    """An AUROC, or with a sign a difference of two; a set of one image gives no ends."""
+    mean, *ends = (f"{value:{sign}z.3f}" for value in values if value is not None)
+    return mean + (f" [{', '.join(ends)}]" if ends else "")
+
+
 def sentences(result: Mapping[str, Any]) -> list[str]:
     """What the tables do not say, in plain words."""
     beside = result["beside_controls"]
@@ -277,9 +283,9 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
             )
         said.append(line + ".")
     for name, table in result.get("detection", {}).get("outside", {}).items():
-        shown = ", ".join(
-            f"{score.replace('_', ' ')} " + "{:.3f} [{:.3f}, {:.3f}]".format(*numbers["auroc"])
-            for score, numbers in table["scores"].items()
+        shown = ", ".join(f"{score.replace('_', ' ')} {_area(numbers['auroc'])}" for score, numbers in table["scores"].items())
+        less = ", ".join(f"{score.replace('_', ' ')} {_area(value, '+')}" for score, value in table.get("rate_less", {}).items())
+        said.append(
+            f"Told from {name}, AUROC: {shown}." + (f" The rate's less that of {less}, on the same images." if less else "")
         )
-        said.append(f"Told from {name}, AUROC: {shown}.")
     return said

@@ -7,7 +7,7 @@ from aib.interpret.attribution import IntegratedGradients, Occlusion
 from aib.interpret.choice import EXPLAINERS, make_explainer
 from aib.interpret.consistency import Consistency, measure_consistency
 from aib.interpret.controls import blurred_random, centred_gaussian, chance, edge_map, other_image, uniform
-from aib.interpret.detection import auroc, detection_table, reliability_bins, selective_table, unusualness
+from aib.interpret.detection import detection_table, reliability_bins, selective_table, unusualness
 from aib.interpret.explainers import AttentionMap, Explainer, GradCAM, conv_layers
 from aib.interpret.faithfulness import removal_faithfulness
 from aib.interpret.grid_pointing import GridPointing, grid_pointing_game
@@ -19,6 +19,7 @@ from aib.interpret.map_sources import control_sources, from_explainer, map_cosin
 from aib.interpret.named_edits import Edit, frequency_edits, window_edits
 from aib.interpret.randomization import map_similarity, randomized_networks, rank_correlation
 from aib.interpret.removal_curves import Faithfulness
+from aib.interpret.roc import auroc, auroc_difference
 from aib.interpret.sensitivity import Sensitivity, map_sensitivity
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Sensitivity",
     "as_cam",
     "auroc",
+    "auroc_difference",
     "blurred_random",
     "bootstrap_mean",
     "captum_attribution",

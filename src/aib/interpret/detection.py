@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aib.interpret.intervals import wilson_interval
+from aib.interpret.roc import auroc, auroc_difference, false_positive_rate, finite_scores
 
 __all__ = [
-    "COVERAGES", "auroc", "detection_table", "false_positive_rate", "reliability_bins", "risk_coverage", "risk_coverage_area",
-    "selective_table", "unusualness",
+    "COVERAGES", "detection_table", "reliability_bins", "risk_coverage", "risk_coverage_area", "selective_table", "unusualness",
 ]  # fmt: skip
 
 COVERAGES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -64,75 +63,10 @@ def unusualness(logits: ArrayLike, rate: ArrayLike | None = None) -> dict[str, N
         "entropy": log_total - (np.exp(shifted) * shifted).sum(1) / (1 + others),
     }
     if rate is not None:
-        found["rate"] = _scores("rate", rate)
+        found["rate"] = finite_scores("rate", rate)
         if len(found["rate"]) != len(scores):
             raise ValueError(f"{len(scores)} rows of logits but {len(found['rate'])} rates")
     return found
-
-
-def auroc(inside: ArrayLike, outside: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Area under the ROC curve: the chance that an image outside scores higher than one inside, ties counting half.
-
-    This is Mann and Whitney's U over the number of pairs; the interval is that of DeLong, DeLong and Clarke-Pearson (1988) on the
-    scale of the logit, which keeps it in [0, 1]. Sets that are wholly separated have no variance to estimate: there every disjoint
-    pair was ordered alike, and the interval is Wilson's of as many trials as the smaller set has images.
-
-    Args:
-        inside: (M,) unusualness of images like those of training.
-        outside: (N,) unusualness of the others.
-        confidence: of the interval.
-
-    Returns:
-        (value, low, high) in [0, 1]; the ends are NaN where a set of one image says nothing of its spread.
-
-    Raises:
-        ValueError: a set is empty, not one-dimensional or not finite, or ``confidence`` is outside (0, 1).
-    """
-    ordinary, unusual = _scores("inside", inside), _scores("outside", outside)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1")
-    m, n = len(ordinary), len(unusual)
-    # twice the number of the other set's images that each image beats, an integer: ties count half
-    below = _twice_below(ordinary, unusual)
-    above = 2 * n - _twice_below(unusual, ordinary)
-    total = int(below.sum())
-    value = total / (2 * m * n)
-    if total in (0, 2 * m * n):
-        pairs = min(m, n)
-        return value, *wilson_interval(round(value) * pairs, pairs, confidence)
-    if min(m, n) < 2:
-        return value, math.nan, math.nan
-    variance = (below / (2 * m)).var(ddof=1) / n + (above / (2 * n)).var(ddof=1) / m
-    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(variance) / (value * (1 - value))
-    odds = math.log(value / (1 - value))
-    return value, _expit(odds - reach), _expit(odds + reach)
-
-
-def false_positive_rate(
-    inside: ArrayLike, outside: ArrayLike, true_positive_rate: float = 0.95, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Share of the images outside that are accepted by the strictest threshold that accepts ``true_positive_rate`` of those inside.
-
-    An image is accepted if its score is at most the threshold, so that of tied images all are accepted or none.
-
-    Args:
-        inside, outside: as in `auroc`.
-        true_positive_rate: the least share of the images inside to accept, in (0, 1].
-        confidence: of the interval, Wilson's, which takes the threshold for given.
-
-    Returns:
-        (share, low, high), fractions; lower is better.
-
-    Raises:
-        ValueError: as `auroc`, or ``true_positive_rate`` is outside (0, 1].
-    """
-    ordinary, unusual = np.sort(_scores("inside", inside)), _scores("outside", outside)
-    if not 0 < true_positive_rate <= 1:
-        raise ValueError(f"true_positive_rate is {true_positive_rate}; it must lie in (0, 1]")
-    # a share of exactly true_positive_rate is enough, and must not be missed by rounding
-    threshold = ordinary[math.ceil(true_positive_rate * len(ordinary) - 1e-9) - 1]
-    accepted = int((unusual <= threshold).sum())
-    return accepted / len(unusual), *wilson_interval(accepted, len(unusual), confidence)
 
 
 def detection_table(inside: Mapping[str, ArrayLike], outside: Mapping[str, ArrayLike], confidence: float = 0.95) -> dict[str, Any]:
@@ -144,7 +78,8 @@ def detection_table(inside: Mapping[str, ArrayLike], outside: Mapping[str, Array
 
     Returns:
         ``{"inside": M, "outside": N, "scores": {name: {"auroc", "false_positive_rate"}}}`` of plain numbers, [value, low, high]
-        each, None for an end that does not exist. The false positive rate is that at 95 % true positives.
+        each, None for an end that does not exist. The false positive rate is that at 95 % true positives. Where ``"rate"`` is among
+        the scores, ``"rate_less": {name: [difference, low, high]}`` has its AUROC less that of each other one, paired.
 
     Raises:
         ValueError: no score, different names or numbers of images, or whatever `auroc` raises.
@@ -154,12 +89,17 @@ def detection_table(inside: Mapping[str, ArrayLike], outside: Mapping[str, Array
     m, n = _one_length("inside", inside), _one_length("outside", outside)
     scores = {
         name: {
-            "auroc": [None if math.isnan(x) else x for x in auroc(inside[name], outside[name], confidence)],
+            "auroc": _plain(auroc(inside[name], outside[name], confidence)),
             "false_positive_rate": list(false_positive_rate(inside[name], outside[name], confidence=confidence)),
         }
         for name in inside
     }
-    return {"inside": m, "outside": n, "scores": scores}
+    table: dict[str, Any] = {"inside": m, "outside": n, "scores": scores}
+    if "rate" in inside:
+        rate = inside["rate"], outside["rate"]
+        others = [name for name in inside if name != "rate"]
+        table["rate_less"] = {name: _plain(auroc_difference(rate, (inside[name], outside[name]), confidence)) for name in others}
+    return table
 
 
 def reliability_bins(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> list[dict[str, Any]]:
@@ -178,7 +118,7 @@ def reliability_bins(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) 
     Raises:
         ValueError: shapes that differ, a confidence outside [0, 1], ``correct`` that is not bool, or ``bins`` below 1.
     """
-    sure = _scores("confidence", confidence)
+    sure = finite_scores("confidence", confidence)
     right = _flags("correct", correct, len(sure))
     if sure.min() < 0 or sure.max() > 1:
         raise ValueError(f"confidence goes from {sure.min():g} to {sure.max():g}; it must lie in 0 to 1")
@@ -268,7 +208,7 @@ def selective_table(scores: Mapping[str, ArrayLike], wrong: ArrayLike, seed: int
 
 def _ordered(unusual: ArrayLike, wrong: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The order of the scores (N,), where each group of equal ones starts, and the errors (N,) of 0 and 1 in that order."""
-    scores = _scores("unusual", unusual)
+    scores = finite_scores("unusual", unusual)
     flags = _flags("wrong", wrong, len(scores))
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
@@ -291,23 +231,8 @@ def _area(sizes: NDArray[np.int64], errors: NDArray[np.int64]) -> float:
     return float((errors + (wrong_before - before * rate) * (harmonic[after] - harmonic[before])).sum() / total)
 
 
-def _twice_below(values: NDArray[np.float64], probes: NDArray[np.float64]) -> NDArray[np.int64]:
-    """For each probe, twice the number of values below it plus the number equal to it."""
-    ordered = np.sort(values)
-    return np.searchsorted(ordered, probes, side="left") + np.searchsorted(ordered, probes, side="right")
-
-
-def _expit(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
-
-
-def _scores(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    numbers = np.asarray(values, dtype=np.float64)
-    if numbers.ndim != 1 or not len(numbers):
-        raise ValueError(f"{name} has shape {numbers.shape}; expected (N,) with N >= 1")
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"{name} holds a value that is not finite; expected finite numbers")
-    return numbers
+def _plain(estimate: tuple[float, float, float]) -> list[float | None]:
+    return [None if math.isnan(x) else x for x in estimate]
 
 
 def _flags(name: str, values: ArrayLike, count: int) -> NDArray[np.bool_]:
@@ -318,7 +243,7 @@ def _flags(name: str, values: ArrayLike, count: int) -> NDArray[np.bool_]:
 
 
 def _one_length(name: str, scores: Mapping[str, ArrayLike]) -> int:
-    lengths = {key: len(_scores(key, values)) for key, values in scores.items()}
+    lengths = {key: len(finite_scores(key, values)) for key, values in scores.items()}
     if len({*lengths.values()}) > 1:
         raise ValueError(f"{name}: " + ", ".join(f"{n} of {key}" for key, n in lengths.items()) + "; there must be as many of each")
     return next(iter(lengths.values()))

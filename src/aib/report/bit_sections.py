@@ -16,7 +16,7 @@ from aib.report.style import ACCENT, CONTROL, OTHER, SERIES
 
 __all__ = ["bit_sections"]
 
-BITS, WHOLE_BITS, AREA = Form(digits=1), Form(digits=0), Form(digits=3)
+BITS, WHOLE_BITS, AREA, LEAD = Form(digits=1), Form(digits=0), Form(digits=3), Form(digits=3, signed=True)
 
 CODES = {"none": "each position by itself", "neighbours": "given the left and the upper one", "place": "given its place"}
 
@@ -105,11 +105,15 @@ def _detection(scores: ScoreRecord) -> Section | None:
         said.append(_told(outside))
         rows = [
             [data, UNUSUAL[name][0], f"{table['inside']:,} / {table['outside']:,}", AREA.estimate(table["scores"][name]["auroc"]),
-             PERCENT.estimate(table["scores"][name]["false_positive_rate"])]
+             PERCENT.estimate(table["scores"][name]["false_positive_rate"]), LEAD.estimate(table.get("rate_less", {}).get(name))]
             for data, table in outside.items() for name in names if name in table["scores"]
         ]  # fmt: skip
-        columns = ["data set", "score", "images inside / outside", "AUROC", "false positives at 95 %"]
+        columns = ["data set", "score", "images inside / outside", "AUROC", "false positives at 95 %", "AUROC of the rate less it"]
         note = "False positives: images of the other set accepted where 95 % of the run’s own are; the lower, the better."
+        if any("rate_less" in table for table in outside.values()):
+            note += " The difference of two AUROCs is of the same images: it may be clear where their intervals overlap."
+        else:
+            columns, rows = columns[:-1], [row[:-1] for row in rows]
         tables.append(Table("Images of another kind, in numbers", columns, rows, note, folded=True))
     if selective and selective["scores"]:
         drawn.append(_selective(selective))
@@ -135,11 +139,18 @@ def _told(outside: Mapping[str, Any]) -> str:
         rate, text = known.pop("rate"), ""
         if known:
             best, other = max(known.items(), key=lambda item: item[1][0])
-            verdict = "better than" if rate[1] > other[2] else "worse than" if rate[2] < other[1] else "not told apart from"
-            verdict = "too few images to compare with" if _few(table) else verdict
+            verdict = "too few images to compare with" if _few(table) else _verdict(table.get("rate_less", {}).get(best))
             text = f", {verdict} the {UNUSUAL[best][0]} of its predictions ({AREA.number(other[0])})"
         parts.append(f"{AREA.estimate(rate)} for images of {data}{text}")
     return f"AUROC of the rate: {'; '.join(parts)}." if parts else ""
+
+
+def _verdict(difference: Estimate | None) -> str:
+    """What the paired difference says of the rate beside another score; files from before there was one say nothing of it."""
+    if difference is None:
+        return "beside"
+    _, low, high = difference
+    return "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
 
 
 def _kept(selective: Mapping[str, Any]) -> str:

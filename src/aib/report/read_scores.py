@@ -42,7 +42,8 @@ _REMOVED = {
     "attended_removed": {"*": ESTIMATE}, "unattended_removed": {"*": ESTIMATE}, "morf": [ESTIMATE], "lerf": [ESTIMATE],
 }  # fmt: skip
 _ABOVE = {"control?": str, "difference": ESTIMATE}
-_DETECTED = {"inside": int, "outside": int, "scores": {"*": {"auroc": ESTIMATE, "false_positive_rate": ESTIMATE}}}
+_DETECTED = {"inside": int, "outside": int, "scores": {"*": {"auroc": ESTIMATE, "false_positive_rate": ESTIMATE}},
+             "rate_less?": {"*": ESTIMATE}}  # fmt: skip
 
 SHAPE: Mapping[str, Any] = {
     "format?": int,
