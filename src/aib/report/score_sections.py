@@ -260,7 +260,7 @@ def _score_tables(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> li
             note += f"Explainers are on {beside['n']:,} images. "
     note += f"{same_map_note(scores)} "
     note += left_out_words(beside.get("not_recomputed", ()), scores.controls_of, source_label)
-    shared = ["score, %", "excess, %", "above the best control, points", "best control"]
+    shared = ["score, %", "excess, %", "above the best control, points", "control"]
     return [
         Table(f"Scores at cosine {QUOTED}", ["edit", "map", "prediction stays", *shared], rows, note.strip()),
         *_drawn_table(scores),
@@ -272,7 +272,7 @@ def _score_tables(scores: ScoreRecord, edits: Sequence[tuple[str, float]]) -> li
 
 def _stays(row: Mapping[str, Any]) -> str:
     share = row["unchanged_share"]
-    return f"{row['unchanged']:,} of {row['n']:,}" + (f", {PERCENT.number(share[0])}{PERCENT.suffix}" if share else "")
+    return f"{PERCENT.number(share[0])}{PERCENT.suffix} of {row['n']:,}" if share else f"{row['unchanged']:,} of {row['n']:,}"
 
 
 def _cells(scores: ScoreRecord, key: Key, threshold: str) -> list[str]:
