@@ -29,6 +29,8 @@ def test_controls_are_averaged_to_the_size_asked_for() -> None:
         else:
             maps = source(pixels, pixels, torch.zeros(3).long())
         assert maps.shape == (3, 1, 4, 2), name
+        if name in ("uniform", "centre"):
+            assert maps.stride(0) == 0, f"{name} is averaged for every image anew"
     assert from_control(uniform)(pixels, pixels, torch.zeros(3).long()).shape == (3, 1, 8, 8)
 
 

@@ -88,7 +88,11 @@ def from_control(control: Callable[[Tensor], Tensor], size: tuple[int, int] | No
 
     def source(pixels: Tensor, images: Tensor, target: Tensor) -> Tensor:
         maps = control(pixels)
-        return maps if size is None else F.adaptive_avg_pool2d(maps, size)
+        if size is None:
+            return maps
+        if not maps.stride(0):  # one map for all images
+            return F.adaptive_avg_pool2d(maps[:1], size).expand(len(maps), 1, *size)
+        return F.adaptive_avg_pool2d(maps, size)
 
     return source
 
