@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aib.interpret.consistency import BLOCK, OWN_MAP, THRESHOLDS, Consistency
+from aib.interpret.consistency import BLOCK, COSINE_DRAWS, OWN_MAP, THRESHOLDS, Consistency
 from aib.interpret.controls import uniform
-from aib.interpret.intervals import correlated, difference_interval, paired_shares
+from aib.interpret.intervals import bootstrap_mean, bootstrap_means, correlated, difference_interval, paired_shares
 from aib.interpret.map_sources import RandomMaps, control_sources, from_control, map_cosine
 from aib.interpret.named_edits import Edit, frequency_edits, window_edits
 from test_consistency import Planted, blobs, brightness, dark_or_bright, measure, slow_cosine
@@ -103,6 +103,33 @@ def test_mean_cosines_have_the_interval_of_a_bootstrap_over_the_images_that_coun
     assert correlation["other"] == [0.0, 0.0, 0.0]
     assert correlation["own"] == correlation["excess"]
     assert correlation["own"][0] == pytest.approx(float(kept.sum()) / 200)
+
+
+def test_all_sources_are_resampled_together_once_an_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, int]] = []
+
+    def counting(values: np.ndarray, **keywords: int) -> np.ndarray:
+        drawn.append(values.shape)
+        return bootstrap_means(values, **keywords)
+
+    monkeypatch.setattr("aib.interpret.consistency.bootstrap_means", counting)
+    edits = window_edits([2, 8])
+    result = measure(Planted(brightness), blobs(), edits, control_sources())
+    summaries = {(source, edit): result.summary(source, edit) for source in result.own for edit in edits}
+    assert len(drawn) == len(edits)
+    for row, edit in enumerate(edits):
+        kept = result.unchanged[row]
+        assert kept.any()
+        for source in result.own:
+            own, other = (found[source][row][kept].double().numpy() for found in (result.own, result.other))
+            alike, unlike = (
+                found[source][row][kept].double().nan_to_num(0.0).numpy()
+                for found in (result.own_correlation, result.other_correlation)
+            )
+            summary = summaries[source, edit]
+            found = [summary["cosine_own"], summary["cosine_other"], *summary["correlation"].values()]
+            for numbers, values in zip(found, (own, other, alike, unlike, alike - unlike)):
+                assert numbers == pytest.approx(bootstrap_mean(values, draws=COSINE_DRAWS), abs=1e-12)
 
 
 def test_beside_a_constant_control_no_raw_difference_is_above_zero() -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ BLOCK = 16
 linear layers then round alike for every memory cap, which they do not for a batch of one."""
 
 COSINE_DRAWS = 1000
-"""Resamples for the interval of a mean cosine: for 10,000 images under ten edits they take a second in all."""
+"""Resamples for the interval of a mean cosine: for 10,000 images under ten edits and five sources they take two seconds in all."""
 
 CPU_BATCH = 64
 """Images in a forward pass on a CPU. More fall out of its caches: passes of 1024 took 1.5 to 2 times as long an image."""
@@ -87,6 +87,7 @@ class Consistency:
     other: Mapping[str, Tensor]
     own_correlation: Mapping[str, Tensor]
     other_correlation: Mapping[str, Tensor]
+    _made: dict[int, dict[str, list[list[float] | None]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def unchanged(self) -> Tensor:
@@ -125,11 +126,12 @@ class Consistency:
                 "score": _known_interval(share_interval(stays)), "other": _known_interval(share_interval(passes)),
                 "excess": _known_interval(paired_shares(stays, passes)),
             }  # fmt: skip
+        cosine_own, cosine_other, *correlation = self._means(source, row)
         return {
             "source": source, "edit": edit.name, "size": edit.size,
             "n": len(kept), "unchanged": count, "unchanged_share": [count / len(kept), *wilson_interval(count, len(kept))],
-            "thresholds": scores,
-            "cosine_own": _mean_cosine(own), "cosine_other": _mean_cosine(other), "correlation": self._correlation(source, row),
+            "thresholds": scores, "cosine_own": cosine_own, "cosine_other": cosine_other,
+            "correlation": dict(zip(("own", "other", "excess"), correlation)),
             "no_direction": {"own": int(own.isnan().sum()), "other": int(other.isnan().sum())},
         }  # fmt: skip
 
@@ -184,12 +186,21 @@ class Consistency:
         both = [found[source][row][kept] for found in (self.own_correlation, self.other_correlation)]
         return torch.stack(both, 1).double().nan_to_num(0.0).numpy()
 
-    def _correlation(self, source: str, row: int) -> dict[str, list[float] | None]:
-        own, other = self._correlations(source, row).T
-        if not len(own):
-            return dict.fromkeys(("own", "other", "excess"))
-        means = bootstrap_means(np.stack([own, other, own - other], 1), draws=COSINE_DRAWS)
-        return {name: mean.tolist() for name, mean in zip(("own", "other", "excess"), means)}
+    def _means(self, source: str, row: int) -> list[list[float] | None]:
+        """Mean cosines with the image and the other one, mean correlations likewise, and the correlation excess, with intervals."""
+        if not (kept := self.unchanged[row]).any():
+            return [None] * 5
+        if row not in self._made:  # of all sources at once: they have the same resamples, which take longest to draw
+            columns: list[NDArray[np.float64]] = []
+            for name in self.own:
+                alike, other = self._correlations(name, row).T
+                columns += [*(of[name][row][kept].double().numpy() for of in (self.own, self.other)), alike, other, alike - other]
+            together = bootstrap_means(np.nan_to_num(np.stack(columns, 1)), draws=COSINE_DRAWS).tolist()
+            for i, column in enumerate(columns):
+                if np.isnan(column).any():  # cosines that do not exist are no part of the resamples
+                    together[i] = _known_interval(bootstrap_mean(column, draws=COSINE_DRAWS))
+            self._made[row] = {name: together[5 * i : 5 * i + 5] for i, name in enumerate(self.own)}
+        return self._made[row][source]
 
     def _above_correlation(self, source: str, controls: Sequence[str], row: int) -> dict[str, Any]:
         excess = {name: -np.diff(self._correlations(name, row))[:, 0] for name in [source, *controls]}
@@ -241,10 +252,6 @@ def _above(
         "score": paired_shares(stays[source], stays[best["score"]]),
     }
     return {kind: {"control": best[kind], "difference": list(difference[kind])} for kind in best}
-
-
-def _mean_cosine(cosines: Tensor) -> list[float] | None:
-    return _known_interval(bootstrap_mean(cosines.double().numpy(), draws=COSINE_DRAWS))
 
 
 def measure_consistency(
