@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from aib.bench import SUBJECTS, epoch, quantizer, start, variants
+from aib.bench import SUBJECTS, epoch, quantizer, score, start, variants
 from aib.bench.record import Findings, Settings, measure_subject
 from aib.cli import main
 from aib.commands import allocator
+from aib.interpret.consistency import Consistency, measure_consistency
+from aib.interpret.map_sources import RandomMaps
 from aib.train import loop
 from aib.train.loop import train
+from aib.train.score_sources import CONTROLS
 from tiny import tiny_config, write_npz
 
 
@@ -135,14 +138,32 @@ def check_explain(result: dict[str, Any]) -> None:
 
 def check_score(result: dict[str, Any]) -> None:
     (row,), (target,) = result["rows"], result["targets"]
-    assert target["measured"] == row["variants"]["scored"]["processor_ratio"] != row["variants"]["scored"]["ratio"]
-    assert target["name"].endswith("scored / bare, of the processor")
+    scored = row["variants"]["scored beside controls"]
+    assert target["measured"] == scored["processor_ratio"] != scored["ratio"]
+    assert target["name"].endswith("scored beside controls / bare, of the processor")
 
 
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "step": check_step, "quantizer": check_quantizer, "samples": check_samples, "epoch": check_epoch, "growth": check_growth,
     "explain": check_explain, "score": check_score, "variants": check_variants,
 }  # fmt: skip
+
+
+def test_scored_is_what_the_command_scores_on_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Consistency] = []
+    drawn: list[RandomMaps] = []
+
+    def kept(*values: Any, **keywords: Any) -> Consistency:
+        drawn.extend(source for source in values[5].values() if isinstance(source, RandomMaps))
+        found.append(measure_consistency(*values, **keywords))
+        return found[-1]
+
+    monkeypatch.setattr(score, "measure_consistency", kept)
+    measure_subject("score", Settings(quick=True, repeats=1, threads=1, batch_size=2))
+    assert found
+    for result in found:
+        assert list(result.own) == ["own map", *CONTROLS]
+    assert {source.size for source in drawn} == {(16, 16)}  # that of the own map
 
 
 def test_the_command_prints_ratios_beside_times_and_a_runs_errors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -31,7 +31,10 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "start": ("__init__.py", "__main__.py", "cli.py", "commands/__init__.py"),
     "growth": STEP,
     "explain": (*NETWORK, "interpret/choice.py", "interpret/explainers.py"),
-    "score": (*NETWORK, "interpret/consistency.py", "interpret/named_edits.py"),
+    "score": (
+        *NETWORK, "interpret/consistency.py", "interpret/controls.py", "interpret/edits.py", "interpret/intervals.py",
+        "interpret/map_sources.py", "interpret/map_tracks.py", "interpret/named_edits.py",
+    ),
     "variants": (*STEP, "folding.py", "data/augment.py", "commands/allocator.py"),
-}
+}  # fmt: skip
 """By subject the files and folders of the package that it times: numbers from before their last change are of other code."""

@@ -1,8 +1,9 @@
 """What the consistency score costs beyond the forward passes it needs.
 
-Bare is ``forward_details`` on ready-made normalised images, in chunks of the same sizes; scored is everything from uint8 images to
-the summaries of four sizes of coloured windows, four of patches of another set, low and high frequencies, with the model's own map
-as the only source. Networks are untrained and images noise; with a run it is the run's network on all of its test images.
+Bare is ``forward_details`` on ready-made normalised images, in chunks of the same sizes; scored is what `aib score` computes of all
+images: everything from uint8 images to summaries and comparisons under four sizes of coloured windows, four of patches of another
+set, low and high frequencies, of the model's own map beside the four controls that know nothing of it. Networks are untrained and
+images noise; with a run it is the run's network on all of its test images.
 
 Target: at most 1.15 times the bare passes, on a CPU in the processor's time: the bare passes are a part of what is scored, so a
 ratio below 1 on the clock is other work that fell on them.
@@ -23,7 +24,8 @@ from aib.bench.timing import take_turns
 from aib.classifier import Classifier
 from aib.data.bundle import TensorSplit, batch_indices
 from aib.interpret.consistency import BLOCK, CPU_BATCH, OWN_MAP, measure_consistency
-from aib.interpret.explainers import evaluating
+from aib.interpret.explainers import AttentionMap, evaluating
+from aib.interpret.map_sources import control_sources
 from aib.interpret.named_edits import frequency_edits, window_edits
 from aib.models import create_model
 from aib.train.run_data import open_run_data
@@ -38,7 +40,7 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 Case = tuple[dict[str, Any], Classifier, Tensor, Statistics]
 """What is measured in words, the network, uint8 images and their normalisation."""
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-BARE, SCORED = "bare forward passes", "scored"
+BARE, SCORED = "bare forward passes", "scored beside controls"
 
 
 def measure(settings: Settings, say: Callable[[str], None]) -> Findings:
@@ -53,7 +55,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> Findings:
         found.rows.append(timings.as_row(case, items=passes))
         # the processor waits for another device, and its time says nothing of that
         processor = settings.device == "cpu"
-        name = f"{case['model']}: scored / bare" + ", of the processor" * processor
+        name = f"{case['model']}: scored beside controls / bare" + ", of the processor" * processor
         found.targets.append(Target(name, "<=", SCORE_TARGET, timings.ratio(SCORED, processor=processor)))
     return found
 
@@ -93,6 +95,7 @@ def _variants(
     block = BLOCK * (1 + len(edits))
     group, total = max(1, batch_size // block) * block, len(pixels) * (1 + len(edits))
     inputs = torch.randn(group, *pixels.shape[1:], generator=generator).to(settings.device)
+    size = AttentionMap(model).attribute(inputs[:2]).shape[2:]
 
     def bare() -> None:
         with torch.no_grad(), evaluating(model):
@@ -101,8 +104,12 @@ def _variants(
                     model.forward_details(some)
 
     def scored() -> None:
-        result = measure_consistency(model, split, *statistics, edits, batch_size=batch_size)
+        controls = control_sources((size[0], size[1]), settings.seed)
+        result = measure_consistency(model, split, *statistics, edits, controls, batch_size=batch_size)
+        for source in result.own:
+            for edit in edits:
+                result.summary(source, edit)
         for edit in edits:
-            result.summary(OWN_MAP, edit)
+            result.comparison(edit, OWN_MAP)
 
     return {BARE: bare, SCORED: scored}, total
