@@ -25,7 +25,8 @@ from aib.classifier import AttentiveClassifier
 from aib.data.benchmarks import BENCHMARKS
 from aib.functional import STD_OFFSET
 from aib.models.registry import create_model, option_defaults
-from aib.paper.tables import NOT_RUN, counted, published, read_runs, table1
+from aib.paper.counting import counted
+from aib.paper.tables import NOT_RUN, published, read_runs, table1
 from aib.train.config import MACHINE, ModelConfig, config_from_dict, config_to_dict
 from aib.train.published import WITH_LATENT, published_settings
 

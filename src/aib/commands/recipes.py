@@ -91,7 +91,8 @@ def _runs(path: Path) -> tuple[list[dict[str, str]], list[str]]:
 
 def _measured(recipe: Recipe, runs: Sequence[Mapping[str, str]]) -> str:
     """The mean error of a recipe's own recorded runs and how many there are with changes, or what its header quotes."""
-    from aib.paper.tables import NOT_RUN, counted, mean_of_seeds
+    from aib.paper.counting import counted
+    from aib.paper.tables import NOT_RUN, mean_of_seeds
 
     every = {run["command"] for run in runs if run["recipe"] == recipe.name}
     if not every:

@@ -20,7 +20,7 @@ from aib.data.bundle import DataBundle
 from aib.interpret.edits import colour_window
 from aib.interpret.intervals import mean_interval
 from aib.models import create_model, model_names
-from aib.paper.tables import changes, network_and_data, on_protocol, one_a_seed
+from aib.paper.counting import changes, network_and_data, on_protocol, one_a_seed
 from aib.report.style import COLOUR_MAP, SERIES
 from aib.train.config import TrainConfig
 from aib.train.weights import LoadedRun
@@ -111,7 +111,7 @@ def figure4(runs: Sequence[Mapping[str, str]], recipe: str, path: Path) -> str:
 
     Args:
         runs: of `aib.paper.tables.read_runs`.
-        recipe: whose runs count, one a seed (`aib.paper.tables.one_a_seed`): those with nothing else changed or, where these show
+        recipe: whose runs count, one a seed (`aib.paper.counting.one_a_seed`): those with nothing else changed or, where these show
             nothing, the most that have all other changes in common, which the sentence then names.
         path: of the figure.
 

@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from aib.paper.tables import (
-    PAIRED,
-    PaperTable,
-    changes,
-    difference_of_seeds,
-    mean_of_seeds,
-    network_and_data,
-    one_a_seed,
-    published,
-    read_recorded,
-    recipes_of,
-    unchanged,
-)
+from aib.paper.counting import changes, network_and_data, one_a_seed, recipes_of, unchanged
+from aib.paper.tables import PAIRED, PaperTable, difference_of_seeds, mean_of_seeds, published, read_recorded
 
 __all__ = ["compare_scores", "read_scores", "table2"]
 
@@ -62,7 +51,7 @@ def table2(scores: Sequence[Mapping[str, str]], threshold: str = "0.9", conventi
 
     Args:
         scores: of `read_scores`; those of the recipes ``CONVENTION/DATA/MODEL`` count, with no option changed, one a seed
-            (`aib.paper.tables.one_a_seed`).
+            (`aib.paper.counting.one_a_seed`).
         threshold: cosine from which on a map counts as unchanged; the published code has 0.85, 0.9 and 0.95.
         convention: see `aib.paper.tables.table1`.
 
