@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from aib.classifier import AttentiveClassifier, Details
 from aib.loss import objective
-from aib.models import create_model, model_names
+from aib.models import create_model, cub, model_names
 from aib.models.build import build_model
 
 CUB = [name for name in model_names() if name.endswith("_cub")]
@@ -99,6 +100,25 @@ def test_imagenet_weights_come_from_a_file(tmp_path: Path) -> None:
         build_model("vgg_cub", 5, in_channels=1)
     with pytest.raises(ValueError, match="there are no published weights for vgg;"):
         build_model("vgg", 5, pretrained="yes")
+
+
+def test_a_file_by_the_name_of_torchvisions_has_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(cub.IMAGENET_FILES.values()) == {
+        Path(weights.url).name
+        for weights in (torchvision.models.VGG16_Weights.IMAGENET1K_V1, torchvision.models.Wide_ResNet50_2_Weights.IMAGENET1K_V1)
+    }
+    for (network, pretrained), model in zip(cub.IMAGENET_FILES.items(), ("vgg_cub", "wrn_cub"), strict=True):
+        torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / pretrained)
+        found = hashlib.sha256((tmp_path / pretrained).read_bytes()).hexdigest()[:8]
+        with pytest.raises(ValueError, match=f"its SHA-256 begins with {found}, .* with {pretrained[-12:-4]};") as caught:
+            build_model(model, 5, pretrained=str(tmp_path / pretrained))
+        assert "\n" not in str(caught.value)
+        # by its own digest it is read, and by any other name
+        for name in (f"{network}-{found}.pth", "mine-00000000.pth"):
+            (tmp_path / name).write_bytes((tmp_path / pretrained).read_bytes())
+            monkeypatch.setitem(cub.IMAGENET_FILES, network, f"{network}-{found}.pth")
+            with pytest.raises(ValueError, match=r"Missing key\(s\) in state_dict"):
+                build_model(model, 5, pretrained=str(tmp_path / name))
 
 
 def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

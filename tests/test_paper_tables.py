@@ -15,6 +15,7 @@ from torchvision.models import wide_resnet50_2
 from aib.cli import main
 from aib.commands.table import _parts
 from aib.models import create_model
+from aib.paper.counting import changes
 from aib.paper.scores import compare_scores, read_scores, table2
 from aib.paper.sizes import table3, table4
 from aib.paper.tables import NOT_RUN, PaperTable, compare_runs, numbered, published, read_runs, table1
@@ -69,6 +70,23 @@ def test_table_1_counts_runs_of_its_own_recipes_unchanged() -> None:
     assert cell(table1(runs, "reference"), "vgg", "cifar10").endswith("/ 8.00 (1)")  # the conventions do not differ
     with pytest.raises(ValueError, match="convention is 'theirs'; it must be paper or reference"):
         table1(runs, "theirs")
+
+
+def test_a_local_copy_of_the_fetched_weights_is_no_change() -> None:
+    recipe, of = "paper/cub200/vgg", {"data": "cub200", "evaluated_on": "cub200", "model": "vgg_cub"}
+
+    def given(path: str, **more: str) -> dict[str, str]:
+        return run(recipe, 0, 0.2, options=f"--pretrained {path}", **{**of, **more})
+
+    for path in ("/files/vgg16-397923af.pth", "'my files/vgg16-397923af.pth'", "wide_resnet50_2-95faca4d.pth"):
+        assert changes(given(path)) == []
+        assert cell(table1([given(path)]), "vgg", "cub200").endswith("/ 20.00 (1)")
+        assert changes(given(path), ("pretrained",)) == [f"pretrained {path}".replace("'", "")]
+    for path in ("/files/vgg16.pth", "vgg16-397923af.pth/mine.pth", "vgg16-00000000.pth"):
+        assert changes(given(path)) == [f"pretrained {path}"]
+        assert cell(table1([given(path)]), "vgg", "cub200").endswith(NOT_RUN)
+    # of networks that do not check it the name says nothing
+    assert changes(given("vgg16-397923af.pth", model="timm/vgg16@features.28")) == ["pretrained vgg16-397923af.pth"]
 
 
 def test_table_1_counts_no_other_network_and_no_other_data() -> None:

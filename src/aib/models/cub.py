@@ -12,6 +12,7 @@ branch of the wide ResNet, see `wrn_aib_cub`.
 from __future__ import annotations
 
 import copy
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ __all__ = [
 ANCHORS = 20
 POOLED = 3
 """Side of the grid that VGG's features are averaged to before the linear layer."""
+IMAGENET_FILES = {"vgg16": "vgg16-397923af.pth", "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth"}
+"""By network, torchvision's file of the weights that ``pretrained="yes"`` fetches; the eight digits begin its SHA-256."""
 GAP_WIDTH = 1024
 """Channels of the convolution that class activation maps are read from (Zhou et al. 2016)."""
 
@@ -48,7 +51,8 @@ def _imagenet(name: str, pretrained: str | None, in_channels: int) -> Any:
     """torchvision's network ``name``; ``pretrained`` is None, ``"yes"`` to fetch ImageNet's weights or a file with them.
 
     Raises:
-        ValueError: the weights cannot be had, read or do not fit, or the images are not RGB.
+        ValueError: the weights cannot be had, read or do not fit, a file has the name of torchvision's but not its content, or the
+            images are not RGB.
     """
     import torchvision
 
@@ -69,6 +73,7 @@ def _imagenet(name: str, pretrained: str | None, in_channels: int) -> Any:
     if not path.is_file():
         raise ValueError(f"pretrained weights {pretrained!r} are not a file; 'yes' fetches torchvision's")
     try:
+        _check_digest(path)
         check_saved(path)
         with warnings.catch_warnings(action="ignore"):  # of what it may not be able to read: then it says so
             weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -77,6 +82,17 @@ def _imagenet(name: str, pretrained: str | None, in_channels: int) -> Any:
     except Exception as error:
         raise ValueError(f"cannot load torchvision's {name} from {pretrained!r} ({one_line(error)})") from error
     return network
+
+
+def _check_digest(path: Path) -> None:
+    """Refuse another file by the name of torchvision's: by that name a run counts as one of ImageNet's weights."""
+    if path.name not in IMAGENET_FILES.values():
+        return
+    wanted = path.stem.rpartition("-")[2]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()[: len(wanted)]
+    if found != wanted:
+        raise ValueError(f"its SHA-256 begins with {found}, torchvision's with {wanted}; fetch it again, or rename your own file")
 
 
 def _vgg16(pretrained: str | None, in_channels: int) -> nn.Sequential:

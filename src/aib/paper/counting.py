@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from aib.models import model_names
+from aib.models.cub import IMAGENET_FILES
 from aib.models.registry import takes
 from aib.recipes import list_recipes, load_recipe
 
@@ -126,7 +127,8 @@ def unchanged(run: Mapping[str, str]) -> bool:
 def changes(run: Mapping[str, str], among: Collection[str] | None = None) -> list[str]:
     """Options of a recorded command beside the recipe, its model, the seed, the machine's and where the data lie: ``beta 0.0``.
 
-    Arithmetic, memory order and the number of devices are the machine's: a row of table 1 stays one on a GPU.
+    Arithmetic, memory order and the number of devices are the machine's: a row of table 1 stays one on a GPU. A local copy of
+    torchvision's own ImageNet weights, told by its name, is no change either.
 
     Args:
         run: a recorded run or score.
@@ -140,4 +142,13 @@ def changes(run: Mapping[str, str], among: Collection[str] | None = None) -> lis
         elif found:
             found[-1] += f" {word}"
     names = {change: change.split()[0].removeprefix("no-") for change in found}
-    return [change for change, name in names.items() if (name not in NO_CHANGE if among is None else name in among)]
+    if among is not None:
+        return [change for change, name in names.items() if name in among]
+    return [change for change, name in names.items() if name not in NO_CHANGE and not _fetched(change, run.get("model", ""))]
+
+
+def _fetched(change: str, model: str) -> bool:
+    """Whether a change is where torchvision's ImageNet weights lie, as else fetched: of that name no other file is read."""
+    option, _, value = change.partition(" ")
+    known = model in model_names() and takes(model, "pretrained")  # timm's networks have other weights, in files of any name
+    return option == "pretrained" and known and Path(value).name in IMAGENET_FILES.values()
