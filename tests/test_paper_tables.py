@@ -190,14 +190,14 @@ def score(model: str, edit: str, size: str, value: float, **more: str) -> dict[s
     row = {"model": model, "data": "cifar10", "evaluated_on": "cifar10", "split": "test", "recipe": f"paper/cifar10/{model}",
            "seed": "0", "score_seed": "0", "source": "own map", "edit": edit, "size": size, "threshold": "0.9", "n": "1000",
            "unchanged": "250", "score": f"{value}", "excess": f"{value - 0.3}", "above": "0.1", "correlation_excess": "0.2",
-           "options": "", **more}  # fmt: skip
+           "correlation_above": "-0.1", "options": "", **more}  # fmt: skip
     row["command"] = f"aib train --recipe {row['recipe']} {row.pop('options')} --model {model} --seed {row['seed']}"
     return row
 
 
 def test_table_2_takes_recorded_scores() -> None:
     low = [score("vgg_aib", "low frequencies", "12", value, seed=seed) for value, seed in ((0.61, "0"), (0.65, "1"))]
-    none = {"unchanged": "0", "score": "", "excess": "", "above": "", "correlation_excess": ""}
+    none = {"unchanged": "0", "score": "", "excess": "", "above": "", "correlation_excess": "", "correlation_above": ""}
     others = [
         score("vgg_aib", "low frequencies", "12", 0.1, threshold="0.85"),
         score("vgg_aib", "low frequencies", "12", 0.1, source="iba"),
@@ -212,17 +212,17 @@ def test_table_2_takes_recorded_scores() -> None:
         score("vgg_aib", "low frequencies", "12", 0.1, n="8"),
     ]  # fmt: skip
     rows = {row[:4]: row[4:] for row in table2([*others, *low]).rows}
-    published_value, stays, ours, excess, above, correlation = rows["vgg_aib", "cifar10", "low frequencies", "–"]
+    published_value, stays, ours, excess, above, *correlation = rows["vgg_aib", "cifar10", "low frequencies", "–"]
     assert published_value == "53.26"
-    assert (stays, correlation) == ("25.00 [25.00, 25.00] (2)", "20.00 [20.00, 20.00] (2)")
+    assert (stays, correlation) == ("25.00 [25.00, 25.00] (2)", ["20.00 [20.00, 20.00] (2)", "-10.00 [-10.00, -10.00] (2)"])
     assert ours == "63.00 [37.59, 88.41] (2)"  # t with 1 degree of freedom: 12.706 / sqrt(2) times the deviation
     assert excess == "33.00 [7.59, 58.41] (2)"
     assert above.startswith("10.00 [")
     assert rows["vgg_aib", "cifar10", "low frequencies", "8"][:3] == ("–", "25.00 (1)", "50.00 (1)")
-    assert rows["vgg_aib", "cifar10", "colour window", "16"][1:] == ("0.00 (1)", "none unchanged", "–", "–", "–")
+    assert rows["vgg_aib", "cifar10", "colour window", "16"][1:] == ("0.00 (1)", "none unchanged", "–", "–", "–", "–")
     some = rows["vgg_aib", "cifar10", "SVHN window", "16"]
     assert some[1:4] == ("12.50 [-146.33, 171.33] (2)", "70.00 (1), none unchanged in 1", "40.00 (1)")
-    assert {row[5:] for row in table2([]).rows} == {(NOT_RUN,) * 5}
+    assert {row[5:] for row in table2([]).rows} == {(NOT_RUN,) * 6}
     notes = " ".join(table2([]).notes)
     assert "which published rows are low and which high frequencies are our reading of the paper" in notes
     assert "on the images that controls were scored on" in notes
@@ -267,11 +267,11 @@ def test_scores_of_one_recipe_are_compared_by_seed() -> None:
     assert rows["colour window", "vgg_aib"][-1] == "+10.00 [+10.00, +10.00]"
     assert rows["low frequencies", "vgg_aib"][-1] == "+0.00 [+0.00, +0.00]"
     assert rows["colour window", "vgg_aib beta 0.0"] == tuple(
-        f"{value} (1)" for value in ("25.00", "40.00", "10.00", "10.00", "20.00", "-10.00")
+        f"{value} (1)" for value in ("25.00", "40.00", "10.00", "10.00", "20.00", "-10.00", "-10.00")
     )
     assert rows["colour window", "vgg_att3"][-1] == ""
     correlated = compare_scores([{**row, "correlation_excess": "0.31"} for row in scores[:1]], "mine")
-    assert correlated.rows[0][-2:] == ("31.00 (1)", "")
+    assert correlated.rows[0][-3:] == ("31.00 (1)", "-10.00 (1)", "")
     other = {(row[1], row[3]): row[4:] for row in compare_scores(scores, "mine", first="vgg_aib").rows}
     assert other["colour window", "vgg_att3"][-1] == "-10.00 [-10.00, -10.00]"
     with pytest.raises(ValueError, match=r"no recorded score of the recipe 'none' at 0.9; there are scores of mine"):

@@ -21,9 +21,9 @@ COLUMNS = (
     "unchanged", "score", "excess", "above", "command",
 )  # fmt: skip
 
-SHOWN = ("stays", "ours", "excess", "above the best control", "correlation")
-NUMBERS = ("excess", "above", "correlation_excess")
-"""The columns of the last three."""
+SHOWN = ("stays", "ours", "excess", "above the best control", "correlation", "correlation above")
+NUMBERS = ("excess", "above", "correlation_excess", "correlation_above")
+"""The columns of all but the first two."""
 MEANINGS = (
     "stays: share of the images whose prediction the edit leaves as it was; the rest is over those",
     "ours: share of the images with an unchanged prediction whose map is unchanged too; a map that never changes has 100",
@@ -31,7 +31,7 @@ MEANINGS = (
     "above the best control: the excess less that of the control that has most of it, on the images that controls were scored on "
     "(control_n of the file, often fewer); aib score names it",
     "correlation: 100 times the mean of Pearson's with the image's map less that with another image's; a constant added to the map "
-    "does not change it",
+    "does not change it; correlation above: that less the best control's, where it may be another control",
     "means over seeds with 95 % t intervals, and how many; size: side of the window, or radius in cycles an image",
 )
 OUR_READING = (

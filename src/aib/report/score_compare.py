@@ -58,7 +58,8 @@ def score_comparison(labels: Sequence[str], records: Sequence[RunRecord]) -> Sec
             Figure(
                 above("correlation above the best control", "correlation", Form(signed=True)),
                 "The same of the correlation with the map before the edit, less that with another image’s map. No constant "
-                "added to a map changes it, so it also tells runs apart whose maps are bright nearly everywhere and whose score is 100 %.",
+                "added to a map changes it, so it also tells runs apart whose maps are bright nearly everywhere and whose score is "
+                "100 %.",
             )
         )
     rows = [[edit_label(*edit), *(_cell(record.scores, edit) for record in records)] for edit in edits]
