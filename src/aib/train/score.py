@@ -47,7 +47,8 @@ def score_run(
 
     What is judged, all on the same images: the run's own map, and the explainers of ``settings.against``, which explain the class
     predicted for the original image. Beside each its controls (`aib.train.score_sources`), in every metric in which they make
-    sense (`aib.train.score_metrics`).
+    sense (`aib.train.score_metrics`). Costly explainers leave few images; how far the own map stands above its controls under the
+    edits is then measured once more, on as many as without them.
 
     Args:
         path: run folder.
@@ -87,13 +88,16 @@ def score_run(
     chosen = job.some(_control_images(job, sources))
     networks = len({name.partition("@")[0] for name in sources.networks})
     say(f"beside {networks} networks with random weights and {len(settings.against)} explainers: {len(chosen)} images")
-    found = dict.fromkeys(sources.judged, everything := job.consistency(chosen, (*edits, *more), sources.beside()))
-    if job.run.model.has_map and (usual := _control_images(job, mine := sources.only(OWN_MAP), explained=False)) > len(chosen):
-        found[OWN_MAP] = job.consistency(job.some(usual), (*edits, *more), mine.beside())  # as if nothing else were judged
+    together = job.consistency(chosen, (*edits, *more), sources.beside())
+    found = dict.fromkeys(sources.judged, together)
+    if job.run.model.has_map:
+        mine = sources.only(OWN_MAP)
+        if (usual := _control_images(job, mine, explained=False)) > len(chosen):
+            found[OWN_MAP] = job.consistency(job.some(usual), (*edits, *more), mine.beside())
     if sources.networks:
         result["randomized"] = _similarity(job, sources, chosen)
     result["beside_controls"] = {
-        **_consistency_numbers(everything, list(sources.judged)),
+        **_consistency_numbers(together, list(sources.judged)),
         "controls": list(dict.fromkeys(name for source in sources.judged for name in sources.controls_of(source))),
         "controls_of": {source: sources.controls_of(source) for source in sources.judged},
         "map_sizes": {source: list(size) for source, size in sources.sizes.items()},

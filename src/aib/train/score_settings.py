@@ -28,8 +28,8 @@ class ScoreSettings:
     images: int | None = None
     """Images at most for the score itself, drawn by the seed; by default all."""
     control_images: int | None = None
-    """Images at most for networks with random weights, for explainers, and for the sweep of radii; by default 1000, fewer beside
-    Grad-CAM, which is computed anew on those networks, and on a CPU for large networks and costly explainers."""
+    """Images at most for networks with random weights, for explainers, and for the sweep of radii; by default 1000, on a CPU fewer
+    for large networks, and for explainers fewer beside Grad-CAM, which is computed anew on those networks, and costly ones."""
     faithful_images: int | None = None
     """Images at most for removing parts of images, for noise and for grids of images; by default 300 for up to 7 maps with their
     controls, fewer of more, and likewise."""
