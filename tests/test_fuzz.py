@@ -116,6 +116,18 @@ def test_padding_makes_no_honest_archive_of_a_bomb(padded: bool, tmp_path: Path,
         open_data(str(tmp_path / "bomb.npz"))
 
 
+def test_a_large_archive_that_shrinks_as_no_photographs_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = np.repeat(np.random.default_rng(0).integers(0, 2, (400, 32, 4), np.uint8) * 255, 8, 2).repeat(2, 1)
+    split = {"y_train": np.arange(400) % 2, "x_test": shapes[:4], "y_test": np.arange(4) % 2}
+    np.savez_compressed(tmp_path / "shapes.npz", x_train=shapes, **split)
+    open_data(str(tmp_path / "shapes.npz"))
+    monkeypatch.setattr(arrays, "LARGE_BYTES", 1 << 18)
+    with pytest.raises(ValueError, match=r"shapes\.npz would unpack to 8\d\d,\d+ bytes, more than 20 times their size in it"):
+        open_data(str(tmp_path / "shapes.npz"))
+    np.savez(tmp_path / "shapes.npz", x_train=shapes, **split)
+    open_data(str(tmp_path / "shapes.npz"))
+
+
 def test_one_number_called_millions_is_refused(tmp_path: Path, seeds: Path) -> None:
     run = copied(seeds, "halfway", tmp_path)
     content = torch.load(run.last, weights_only=True)

@@ -26,6 +26,9 @@ CHUNK_ELEMENTS = 1 << 22
 BOMB_BYTES, BOMB_RATIO = 1 << 28, 200
 """Arrays that unpack to more than the second times their compressed size may have so many bytes together, or as many as the others:
 photographs shrink to a half, black and white shapes to a hundredth, a decompression bomb and nearly empty masks to a thousandth."""
+LARGE_BYTES, LARGE_RATIO = 1 << 31, 20
+"""No archive may unpack to more than the first and to more than the second times its size: large sets that shrink so much, as
+photographs do not, are to be kept unpacked."""
 
 SHOWN = 8
 """Keys that a message names before it counts the rest."""
@@ -60,11 +63,16 @@ def open_arrays(path: Path | str, *, val_fraction: float | None = 0.1, seed: int
             raise ValueError(f"{path} has arrays that overlap; save it anew with numpy.savez")
         blown = [member.file_size > BOMB_RATIO * member.compress_size for member in members]
         unpacked, others = (sum(m.file_size for m, is_blown in zip(members, blown) if is_blown is kind) for kind in (True, False))
-        if unpacked > max(BOMB_BYTES, others):  # masks are no larger than the images that they are of
-            raise ValueError(
-                f"{path} would unpack to {unpacked:,} bytes, more than {BOMB_RATIO} times their size in it; if it is no "
-                "decompression bomb, save it anew with numpy.savez"
-            )
+        limits = (
+            (unpacked, BOMB_RATIO, max(BOMB_BYTES, others)),  # masks are no larger than the images that they are of
+            (unpacked + others, LARGE_RATIO, max(LARGE_BYTES, LARGE_RATIO * path.stat().st_size)),
+        )
+        for total, ratio, limit in limits:
+            if total > limit:
+                raise ValueError(
+                    f"{path} would unpack to {total:,} bytes, more than {ratio} times their size in it; if it is no "
+                    "decompression bomb, save it anew with numpy.savez"
+                )
         # a piece of bzip2 or LZMA has no bound on what it unpacks to, whatever size the archive tells
         if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
             raise ValueError(f"{path} is compressed in a way that numpy does not write; save it anew with numpy.savez")
