@@ -271,6 +271,16 @@ def test_the_rate_is_told_apart_by_the_paired_difference(tmp_path: Path, less: l
     assert "AUROC of the rate less it" in text
 
 
+def test_a_rate_that_is_lower_for_other_images_is_said_so(tmp_path: Path) -> None:
+    def change(scores: dict[str, Any]) -> None:
+        table = scores["detection"]["outside"]["svhn"]
+        table["scores"]["rate"]["auroc"], table["rate_less"]["entropy"] = [0.31, 0.30, 0.32], [-0.62, -0.63, -0.61]
+
+    text = page_with(tmp_path, change).text
+    assert "for images of svhn, which have fewer bits than the run’s own, worse than the entropy of its predictions" in text
+    assert "fewer bits" not in page_with(tmp_path / "usual").text
+
+
 def test_files_without_paired_differences_say_nothing_of_them(tmp_path: Path) -> None:
     text = page_with(tmp_path, lambda scores: scores["detection"]["outside"]["svhn"].pop("rate_less")).text
     assert "0.987 (0.977 to 0.997) for images of svhn, beside the entropy of its predictions (0.934)." in text

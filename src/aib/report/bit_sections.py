@@ -141,7 +141,8 @@ def _told(outside: Mapping[str, Any]) -> str:
             best, other = max(known.items(), key=lambda item: item[1][0])
             verdict = "too few images to compare with" if _few(table) else _verdict(table.get("rate_less", {}).get(best))
             text = f", {verdict} the {UNUSUAL[best][0]} of its predictions ({AREA.number(other[0])})"
-        parts.append(f"{AREA.estimate(rate)} for images of {data}{text}")
+        fewer = ", which have fewer bits than the run’s own" if rate[2] < 0.5 else ""
+        parts.append(f"{AREA.estimate(rate)} for images of {data}{fewer}{text}")
     return f"AUROC of the rate: {'; '.join(parts)}." if parts else ""
 
 
