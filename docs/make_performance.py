@@ -109,7 +109,7 @@ def warnings(subject: str) -> list[str]:
     if "sources" not in result:
         return [f"{subject}: measured by a version that did not note its sources"]
     now = source_digests(subject)
-    changed = sorted(path for path in now.keys() | result["sources"].keys() if now.get(path) != result["sources"].get(path))
+    changed = sorted(path for path, digest in now.items() if result["sources"].get(path) != digest)
     return [f"{subject}: measured before the last change of {', '.join(changed)}; again: {result['command']}"] if changed else []
 
 

@@ -20,7 +20,8 @@ SUBJECTS = {
 }
 """What each subject measures; the function is ``measure`` of the module of that name here."""
 
-NETWORK = ("anchors.py", "attention.py", "bottleneck.py", "classifier.py", "functional.py", "models")
+MODELS = tuple(f"models/{name}.py" for name in ("build", "dropout", "gated", "vgg", "vgg_small", "wrn"))
+NETWORK = ("anchors.py", "attention.py", "bottleneck.py", "classifier.py", "functional.py", *MODELS)
 STEP = (*NETWORK, "loss.py", "train/optim.py")
 
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -32,8 +33,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "growth": STEP,
     "explain": (*NETWORK, "interpret/choice.py", "interpret/explainers.py"),
     "score": (
-        *NETWORK, "interpret/consistency.py", "interpret/controls.py", "interpret/edits.py", "interpret/intervals.py",
-        "interpret/map_sources.py", "interpret/map_tracks.py", "interpret/named_edits.py",
+        *NETWORK, "models/fast.py", "interpret/consistency.py", "interpret/controls.py", "interpret/edits.py",
+        "interpret/intervals.py", "interpret/map_sources.py", "interpret/map_tracks.py", "interpret/named_edits.py",
     ),
     "variants": (*STEP, "folding.py", "data/augment.py", "commands/allocator.py"),
 }  # fmt: skip
