@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import struct
 import tarfile
 import warnings
@@ -414,3 +415,58 @@ def test_a_report_shows_nothing_from_outside(tmp_path: Path, seeds: Path) -> Non
             build_report([run], tmp_path / "report.html")
     (run / "eval/test-gallery.json").write_text(json.dumps([{**gallery[0], "true": "<script>alert(1)</script>"}]))
     assert "<script>alert" not in build_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["eval", "score", "eval/test-gallery", "score/test-gallery"])
+def test_nothing_outside_a_run_is_deleted_or_written_through_its_links(
+    name: str, tmp_path: Path, seeds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, mine = copied(seeds, "run", tmp_path).path, tmp_path / "mine"
+    (mine / "test-gallery").mkdir(parents=True)
+    for file in (mine / "000.png", mine / "test-gallery" / "0-0.png"):
+        file.write_text("dear to me")
+    link = run / name
+    shutil.rmtree(link, ignore_errors=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(mine)
+    assert main([link.relative_to(run).parts[0], str(run)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert f"{name} is a link" in said[0]
+    assert {file.read_text() for file in mine.rglob("*") if file.is_file()} == {"dear to me"}
+    assert sorted(file.name for file in mine.rglob("*")) == ["0-0.png", "000.png", "test-gallery"]
+
+
+def test_a_run_folder_and_its_checkpoints_may_be_links(tmp_path: Path, seeds: Path) -> None:
+    run, disk = copied(seeds, "begun", tmp_path).path, tmp_path / "disk"
+    (run / "checkpoints").rename(disk)
+    (run / "checkpoints").symlink_to(disk)
+    (disk / ".mine.tmp").write_text("dear to me")
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(run)
+    assert main(["train", "--resume", str(tmp_path / "link"), "--quiet"]) == 0
+    assert load_checkpoint(disk / "last.ckpt")["state"]["epoch"] == 2
+    assert (disk / ".mine.tmp").exists()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_new_gallery_deletes_only_what_galleries_hold(tmp_path: Path, seeds: Path) -> None:
+    run = copied(seeds, "run", tmp_path)
+    gallery = run.path / "eval" / "test-gallery"
+    gallery.mkdir()
+    old, mine = ["999.png", "999-3.npy", "999-mask.png", "5-0-1.npy"], ["mine.png", "notes.txt", "999.png.bak"]
+    for name in (*old, *mine):
+        (gallery / name).write_text("x")
+    assert main(["eval", str(run.path)]) == 0
+    left = {path.name for path in gallery.iterdir()}
+    assert left.isdisjoint(old)
+    assert left > set(mine)
+
+
+def test_a_file_is_not_written_through_a_link_in_the_place_of_its_temporary_one(tmp_path: Path, seeds: Path) -> None:
+    run, mine = copied(seeds, "run", tmp_path), tmp_path / "mine"
+    mine.write_text("dear to me")
+    (run.path / f".model.json.{os.getpid()}.tmp").symlink_to(mine)
+    run.write_json("model.json", {})
+    assert (mine.read_text(), run.read_json("model.json")) == ("dear to me", {})

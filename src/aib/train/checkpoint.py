@@ -40,6 +40,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # of a stranger's folder it may be a link
         temporary.touch()
         mode = temporary.stat().st_mode
         write(temporary)

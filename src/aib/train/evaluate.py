@@ -239,11 +239,7 @@ def _save_gallery(
         "most certain": by_confidence,
         "least certain": by_confidence.flip(0),
     }
-    target = folder.path / "eval" / f"{name}-gallery"
-    target.mkdir(parents=True, exist_ok=True)
-    (folder.path / "eval" / f"{name}-gallery.json").unlink(missing_ok=True)  # before the files that it names
-    for old in target.iterdir():
-        old.unlink()
+    target = folder.emptied_gallery(f"eval/{name}")
     items: list[dict[str, Any]] = []
     for group, positions in groups.items():
         # one at a time keeps the memory of large photographs low

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aib.data.texts import read_text
+from aib.data.texts import printable, read_text
 from aib.train.checkpoint import naming, write_text
 from aib.train.config import TrainConfig, config_to_dict, read_config
 
@@ -31,6 +32,9 @@ WRITTEN = (
     "model.safetensors",
 )  # fmt: skip
 """Files at the top of a run folder that nobody but its training writes, which holds the folder."""
+
+GALLERY_FILE = re.compile(r"[0-9]+(-[0-9]+)*(-mask)?\.(png|npy)")
+"""Names of the pictures, maps and masks of a gallery."""
 
 BUSY = "is being trained by another process"
 """What the message of `RunFolder.locked` says, whatever the folder."""
@@ -136,16 +140,40 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run.
+        """An existing run, perhaps a stranger's, which is written into as well.
+
+        What is written to ``eval`` and ``score`` stays inside: a link in the place of either, or of a folder in them, is refused.
+        The run folder itself may be a link, and so may ``checkpoints``, which people put on another disk: only a training writes
+        there, under the names of its own checkpoints, and never beside or over those that do not fit its network.
 
         Raises:
-            ValueError: the path holds no run.
+            ValueError: the path holds no run, or one with such a link.
         """
         if not (path / "config.toml").is_file():
             inside = sorted(p.parent.name for p in path.glob("*/config.toml"))[:5] if path.is_dir() else []
             hint = f"; there are runs inside it: {', '.join(inside)}" if inside else ""
             raise ValueError(f"{path} is not a run folder (it has no config.toml){hint}")
+        for written in (path / "eval", path / "score"):
+            for place in (written, *(written.iterdir() if written.is_dir() else ())):
+                if place.is_symlink() and (place == written or place.is_dir()):
+                    raise ValueError(
+                        f"{printable(place)} is a link, and what is written there would lie outside the run; put a folder in its "
+                        "place (the whole run folder may be a link)"
+                    )
         return cls(path)
+
+    def emptied_gallery(self, name: str) -> Path:
+        """The folder ``NAME-gallery`` without the pictures and maps of an earlier gallery; other files in it stay.
+
+        ``NAME-gallery.json`` goes first, before the files that it names.
+        """
+        target = self.path / f"{name}-gallery"
+        target.mkdir(parents=True, exist_ok=True)
+        (self.path / f"{name}-gallery.json").unlink(missing_ok=True)
+        for old in target.iterdir():
+            if GALLERY_FILE.fullmatch(old.name):
+                old.unlink()
+        return target
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOOK_SECONDS) -> Iterator[None]:
@@ -236,7 +264,7 @@ class RunFolder:
         Only the one that holds the folder may. What others write there, such as reports, may be in the writing.
         """
         own = [left for name in WRITTEN for left in self.path.glob(f".{name}.*.tmp")]
-        for leftover in (*own, *self.path.glob(".tmp*"), *self.last.parent.glob(".*.tmp")):
+        for leftover in (*own, *self.path.glob(".tmp*"), *self.last.parent.glob(".*.ckpt.*tmp")):
             leftover.unlink(missing_ok=True)
 
     def check_checkpoint(self) -> None:
@@ -296,7 +324,7 @@ class RunFolder:
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop rows of epochs after ``epochs``: they belong to a future that resuming undoes. A cut last line goes too."""
-        if self.metrics.exists():
+        if self.metrics.exists() or self.metrics.is_symlink():  # of a link to nowhere the next row would make a file
             kept = [line for line, epoch in self._rows() if epoch <= epochs]
             self.write_text(self.metrics.name, "".join(line + "\n" for line in kept))
 

@@ -45,11 +45,7 @@ def save_edited_gallery(
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:IMAGES]
     (batch,) = split.batches([chosen])
     pixels = batch.images.cpu().float()
-    target = folder.path / "score" / f"{name}-gallery"
-    target.mkdir(parents=True, exist_ok=True)
-    (folder.path / "score" / f"{name}-gallery.json").unlink(missing_ok=True)  # before the files that it names
-    for old in target.iterdir():
-        old.unlink()
+    target = folder.emptied_gallery(f"score/{name}")
     versions: list[tuple[str, float | None, Tensor]] = [("original", None, pixels)]
     versions += [(edit.name, edit.size, edit.apply(pixels, torch.Generator().manual_seed(seed))) for edit in edits]
     classes: Tensor | None = None
