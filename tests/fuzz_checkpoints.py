@@ -107,6 +107,7 @@ GLOBALS = (
     b"ctorch._utils\n_rebuild_parameter\n", b"ctorch._utils\n_rebuild_sparse_tensor\n", b"ctorch\ndevice\n",
     b"ctorch.serialization\n_get_layout\n",
     b"ctorch._tensor\n_rebuild_from_type_v2\n", b"cposix\nsystem\n", b"csubprocess\nPopen\n", b"c__builtin__\ngetattr\n",
+    b"cbuiltins\nbytearray\n", b"c_codecs\nencode\n",
 )  # fmt: skip
 
 

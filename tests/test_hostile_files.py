@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import shutil
 import struct
 import tarfile
@@ -25,7 +26,7 @@ import fuzz_data
 import fuzz_images
 import fuzz_runs
 import fuzzing
-from aib.backbones import create_backbone
+from aib.backbones import check_saved, create_backbone
 from aib.cli import main
 from aib.data import images, open_data
 from aib.data.checksums import md5_of, unpack
@@ -241,6 +242,51 @@ def test_lying_safetensors_are_refused(change: Callable[[bytes, bytes], bytes], 
     run.weights.write_bytes(change(whole[8:length], whole[length:]))
     with pytest.raises(ValueError, match=r"model\.safetensors is cut or damaged"):
         load_run(run.path)
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+ENCODE = b"c_codecs\nencode\n"
+
+AMPLIFYING = {
+    "bytearray": b"cbuiltins\nbytearray\n\x8a\x05" + (2_600_000_000).to_bytes(5, "little") + b"\x85R",
+    "old bytearray": b"c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R",
+    "hex": ENCODE * 30 + text("aaaa") + text("latin1") + b"\x86R" + (text("hex_codec") + b"\x86R") * 29,
+    "remembered": b"(" + text("hex_codec") + b"q\x01" + ENCODE + b"q\x00" + text("aaaa") + text("latin1") + b"\x86Rq\x02"
+    + b"h\x00h\x02h\x01\x86Rq\x02" * 29 + b"t",
+    "aside": ENCODE + b"q\x000" + b"h\x00(" + text("aaaa") + text("utf-7") + b"tR",
+    "texts in the place of operations": ENCODE + b"".join(map(text, ("a", "latin1", "TUPLE2", "REDUCE"))) + text("hex") + b"\x86R",
+    "again and again": b"(" + text("a" * 5000) + b"q\x00" + (ENCODE + b"h\x00" + text("latin1") + b"\x86R") * 100 + b"t",
+}  # fmt: skip
+"""Pickles of what torch takes for safe that are made larger, and larger, by a few bytes each."""
+
+
+@pytest.mark.parametrize("kind", AMPLIFYING)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickles_that_expand_are_refused(zipped: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, hostile = tmp_path / "weights.pth", b"\x80\x02" + AMPLIFYING[kind] + b"."
+    if zipped:
+        path.write_bytes(fuzz_data.zipped([("a/data.pkl", hostile), ("a/version", b"3\n"), ("a/byteorder", b"little")],
+                                          zipfile.ZIP_STORED))  # fmt: skip
+    else:
+        head = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+        path.write_bytes(head + hostile + pickle.dumps([], 2))
+    monkeypatch.setattr(torch, "load", lambda *arguments, **options: pytest.fail("it is unpickled"))
+    with pytest.raises(ValueError, match=r"bytearray, of which|encodes texts as no weights|the same text again"):
+        check_saved(path)
+    for read in WEIGHT_READERS:
+        with pytest.raises(ValueError, match=r"weights\.pth"):
+            read(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numbers_of_numpy_and_bytes_are_still_read(zipped: bool, tmp_path: Path) -> None:
+    path, numbers = tmp_path / "päth.pth", [np.float64(value) for value in (1, 2, 2.5)]
+    content = {"bytes": bytes(range(256)) * 9, "latin1": "latin1", "numbers": numbers, "again": numbers[0], "none": b""}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    check_saved(path)
 
 
 def test_an_archive_of_several_disks_is_cut(tmp_path: Path, seeds: Path) -> None:

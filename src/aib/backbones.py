@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import io
 import mmap
+import pickletools
 import sys
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,12 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 SPARSE = b"_rebuild_sparse"
 """In every pickle that holds a sparse tensor."""
+
+BYTEARRAY, ENCODE = b"bytearray\n", b"_codecs\nencode\n"
+"""In every pickle that makes a bytearray, or encodes a text: torch calls both with whatever the pickle says."""
+
+LEGACY_PICKLES = 5
+"""At the start of a file that torch.save wrote before 2020: three of its version, the content and the names of the storages."""
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
@@ -52,7 +60,8 @@ def check_saved(path: Path) -> None:
 
     Raises:
         ValueError: it is neither a zip file nor a pickle (a tar file, as torch wrote before 2017, would be unpacked), a zip file
-            with compressed or overlapping members, as decompression bombs have, or it holds sparse tensors.
+            with compressed or overlapping members, as decompression bombs have, or it holds sparse tensors, or what a few bytes
+            make of any size (bytearrays, and other codecs than the one of numpy's scalars).
         Exception: of many kinds, where the zip file is damaged.
     """
     with path.open("rb") as file:
@@ -63,7 +72,13 @@ def check_saved(path: Path) -> None:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content.find(SPARSE) >= 0:
                 raise ValueError("it holds sparse tensors, of which no weights are made")
-    if start[:1] == b"\x80":
+            if content.find(BYTEARRAY) >= 0:
+                raise ValueError("it holds a bytearray, of which no weights are made")
+            encodes = content.find(ENCODE) >= 0
+            if encodes and start != b"PK":
+                for _ in range(LEGACY_PICKLES):
+                    _check_encoded(content)
+    if start != b"PK":
         return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -71,6 +86,42 @@ def check_saved(path: Path) -> None:
         raise ValueError("it is compressed, which torch.save does not do")
     if sum(member.file_size for member in members) > path.stat().st_size:
         raise ValueError("it has members that overlap")
+    if encodes:
+        with path.open("rb") as file:  # read as torch.load does, which may find another member of that name than Python does
+            _check_encoded(io.BytesIO(torch._C.PyTorchFileReader(file).get_record("data.pkl")))
+
+
+def _check_encoded(file: IO[bytes] | mmap.mmap) -> None:
+    """Refuse a pickle that encodes otherwise than a pickle of Python writes bytes: a text of its own in latin1, once each.
+
+    Codecs such as hex make twice as much of it each time, and a text named again and again is as much each time.
+
+    Raises:
+        ValueError: it does, or is no pickle.
+    """
+    memo: dict[object, object] = {}
+    encode, top, follows, length, began = object(), None, "", 0, file.tell()
+    for operation, value, _ in pickletools.genops(file):
+        name = operation.name
+        if name.endswith("PUT"):
+            memo[value] = top
+            continue
+        if name.endswith("GET"):
+            top = memo.get(value)
+        else:
+            top = encode if (name, value) == ("GLOBAL", "_codecs encode") else value if name == "BINUNICODE" else None
+        if follows == "text" and isinstance(top, str):
+            length, follows = length + len(top), "codec"
+        elif follows == "codec" and top == "latin1":
+            follows = "TUPLE2"
+        elif follows in ("TUPLE2", "REDUCE") and name == follows:
+            follows = "REDUCE" if name == "TUPLE2" else ""
+        elif follows:
+            raise ValueError("it encodes texts as no weights are")
+        elif top is encode:
+            follows = "text"
+    if length > file.tell() - began:
+        raise ValueError("it encodes the same text again and again")
 
 
 def image_size(size: int | tuple[int, int]) -> tuple[int, int]:
