@@ -150,7 +150,9 @@ def start_case(r: Random, folder: Path, seeds: Path) -> Case:
 def run_case(r: Random, folder: Path, seeds: Path) -> Case:
     begun = r.random() < 0.5
     run = copied(seeds, "begun" if begun else "run", folder)
-    name = r.choice(("model.json", "model.json", "metrics.jsonl", "config.toml", "environment.json", "eval/test.json"))
+    name = r.choice(
+        ("model.json", "model.json", "metrics.jsonl", "config.toml", "environment.json", "origin.json", "eval/test.json")
+    )
     path = run.path / name
     content = path.read_bytes()
     if name.endswith("toml"):
@@ -165,7 +167,7 @@ def run_case(r: Random, folder: Path, seeds: Path) -> Case:
 
     def act() -> None:
         config = run.config
-        if name == "model.json" or r.random() < 0.2:
+        if name in ("model.json", "origin.json") or r.random() < 0.2:
             looked_at(run)
             open_run_data(load_run(run.path))
         sweep_run = SweepRun({}, 0, run.path, config, ())

@@ -378,6 +378,23 @@ def test_absurd_json_is_one_line(name: str, text: str, tmp_path: Path, seeds: Pa
     assert (found["report"].outcome, name in found["report"].said) == ("refused", True)
 
 
+def test_a_damaged_fingerprint_is_one_line(tmp_path: Path, seeds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = copied(seeds, "begun", tmp_path)
+    whole = run.read_json("origin.json")
+    data, test = whole["data"], whole["data"]["test"]
+    damaged: list[object] = [
+        [1], "x", 3, {}, {"test": test}, {**data, "val": None}, {**data, "test": {**test, "counts": ["1"]}},
+        {**data, "test": {**test, "quarters": [["1"] * 4]}}, {**data, "test": {**test, "quarters": [[float("nan")] * 4]}},
+        {**data, "test": {**test, "quarters": [[1.0]]}}, {**data, "test": {**test, "labels": 3}},
+    ]  # fmt: skip
+    for value in damaged:
+        run.write_json("origin.json", {**whole, "data": value})
+        for words in (["eval", str(run.path)], ["train", "--quiet", "--resume", str(run.path)]):
+            assert main(words) == 2, value
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "origin.json is damaged" in line
+
+
 @pytest.mark.parametrize("column", ["seed", "split", "error", "rate_bits", "command"])
 def test_a_table_without_a_column_or_with_odd_cells_is_one_line(column: str, tmp_path: Path, seeds: Path) -> None:
     path, lines = tmp_path / "runs.csv", (seeds / "runs.csv").read_text().splitlines()

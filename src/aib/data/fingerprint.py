@@ -12,7 +12,7 @@ import torch
 from aib.data.bundle import DataBundle, Split
 from aib.data.folder import FileSplit
 
-__all__ = ["fingerprint", "other_split"]
+__all__ = ["fingerprint", "is_fingerprint", "other_split"]
 
 IMAGES = 8
 """Images of a split that are looked at."""
@@ -42,6 +42,24 @@ def _of_split(split: Split, classes: int) -> dict[str, Any]:
         "labels": hashlib.sha256(split.labels.numpy().astype("<i8").tobytes()).hexdigest()[:16],
         "quarters": [[round(value, 2) for value in image] for image in quarters],
     }
+
+
+def is_fingerprint(value: object) -> bool:
+    """Whether ``value``, of a file that may come from anywhere, has the form of a fingerprint."""
+    return isinstance(value, Mapping) and all(_is_split(value.get(name)) for name in ("train", "val", "test"))
+
+
+def _is_split(value: object) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("labels"), str):
+        return False
+    counts, quarters = value.get("counts"), value.get("quarters")
+    return (
+        isinstance(counts, list) and all(type(count) is int for count in counts)
+        and isinstance(quarters, list) and all(
+            isinstance(image, list) and len(image) == 4 and all(type(mean) in (int, float) and 0 <= mean <= 255 for mean in image)
+            for image in quarters
+        )
+    )  # fmt: skip
 
 
 def other_split(kept: Mapping[str, Any], bundle: DataBundle) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aib.data.bundle import DataBundle
-from aib.data.fingerprint import fingerprint, other_split
+from aib.data.fingerprint import fingerprint, is_fingerprint, other_split
 from aib.data.open import DATA_NAMES, is_there
 from aib.data.texts import printable
 from aib.train.config import DataConfig
@@ -101,4 +101,6 @@ def _origin(folder: RunFolder) -> dict[str, Any]:
     found = folder.read_json(ORIGIN) if folder.has(ORIGIN) else {}
     if not isinstance(found, dict):
         raise ValueError(f"{folder.path / ORIGIN} is damaged: it holds no table")
+    if found.get("data") is not None and not is_fingerprint(found["data"]):
+        raise ValueError(f"{folder.path / ORIGIN} is damaged: its data are not what aib writes")
     return found
