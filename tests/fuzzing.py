@@ -38,7 +38,8 @@ NUMBERS = (-1, 0, 1, 2, 127, 128, 255, 256, 32767, 65535, 65536, 2**31 - 1, 2**3
 
 TEXTS = (
     "", " ", "x", "ünïcode ☃ 目", "a\nb", "\x1b[2J\x07", "\x00", "../../etc/passwd", "/dev/zero", "%s%n{0}", "nan", "-1", "1e999",
-    "[bold]", "\u202e", "\ud83d", "a" * 5000, "--help", "~", "None", "con", ".", "..", "*", "$(touch owned)", "vgg_xs_aib_qt",
+    "[bold]", "\u202e", "\ud83d", "a" * 5000, "--help", "~", "~nosuchuser/x", "None",
+    "con", ".", "..", "*", "$(touch owned)", "vgg_xs_aib_qt",
     "clutter", "yes", "<script>alert(1)</script>",
 )  # fmt: skip
 """Where texts go wrong."""

@@ -468,6 +468,26 @@ def test_what_is_no_file_is_not_read(kind: str, tmp_path: Path, seeds: Path, mon
     assert needed == {"refused"}
 
 
+@pytest.mark.parametrize("words", [
+    ["train", "--data", "~nosuchuser/photos"], ["train", "--data", "~nosuchuser/a.npz", "--out", "new"],
+    ["train", "--data", "cifar10", "--root", "~nosuchuser/d"], ["train", "--data", "cub200", "--root", "~nosuchuser/d"],
+    ["train", "--resume", "RUN", "--root", "~nosuchuser/d"], ["eval", "RUN", "--root", "~nosuchuser/d"],
+    ["eval", "RUN", "--data", "~nosuchuser/d"], ["eval", "RUN"],
+])  # fmt: skip
+def test_the_home_of_nobody_is_one_line(
+    words: list[str], tmp_path: Path, seeds: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(seeds, "begun", tmp_path)
+    if words == ["eval", "RUN"]:
+        config = run.path / "config.toml"
+        config.write_text(config.read_text().replace(f'data = "{seeds}', 'data = "~nosuchuser'))
+    monkeypatch.chdir(tmp_path)
+    assert main([str(run.path) if word == "RUN" else word for word in words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "~nosuchuser" in line
+    assert "begins with the home folder of a user that is not there" in line
+
+
 def test_a_report_shows_nothing_from_outside(tmp_path: Path, seeds: Path) -> None:
     run = copied(seeds, "shown", tmp_path).path
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from aib.data.augment import channel_statistics
 from aib.data.bundle import DataBundle, TensorSplit, check_classes, stratified_split
+from aib.data.texts import typed_path
 
 __all__ = ["bundle_arrays", "open_arrays"]
 
@@ -40,7 +41,7 @@ def open_arrays(path: Path | str, *, val_fraction: float | None = 0.1, seed: int
     Raises:
         ValueError: the file is missing, cut, not an ``.npz`` file or a decompression bomb, or see `bundle_arrays`.
     """
-    path = Path(path).expanduser()
+    path = typed_path(path)
     if not path.is_file():
         raise ValueError(f"{path} is a folder, not an .npz file" if path.is_dir() else f"there is no file {path}")
     try:

@@ -16,6 +16,7 @@ from aib.data.augment import channel_statistics
 from aib.data.bundle import DataBundle, Split, TensorSplit
 from aib.data.checksums import odd_file, unpack
 from aib.data.images import resize_pixels, size_pair
+from aib.data.texts import typed_path
 
 __all__ = ["BENCHMARKS", "STL10_CLASSES", "Benchmark", "has_benchmark", "open_benchmark"]
 
@@ -116,7 +117,7 @@ def open_benchmark(
         raise ValueError(f"unknown benchmark {name!r}; {hint}There are: {', '.join(BENCHMARKS)}")
     if extra and name != "svhn":
         raise ValueError(f"{name} has no extra training images; only svhn does")
-    known, root = BENCHMARKS[name], Path(root).expanduser()
+    known, root = BENCHMARKS[name], typed_path(root)
     size = (known.side, known.side) if image_size is None else size_pair(image_size)
     if name != "stl10" and size != (known.side, known.side):
         raise ValueError(f"image_size is {image_size} but {name} has {known.side}x{known.side} images; only stl10 is resized")

@@ -20,7 +20,7 @@ from aib.data.bundle import DataBundle, check_classes, stratified_split
 from aib.data.checksums import odd_file, unpack
 from aib.data.folder import FileSplit, statistics_batches
 from aib.data.images import decode_image, largest_box, size_pair, upright_size
-from aib.data.texts import read_text
+from aib.data.texts import read_text, typed_path
 
 __all__ = ["BoxSplit", "has_cub", "open_cub"]
 
@@ -121,7 +121,7 @@ def open_cub(
     if workers < 0:
         raise ValueError(f"workers is {workers}; it must be 0 or more")
     size = size_pair(SIDE if image_size is None else image_size)
-    folder = _find(Path(root).expanduser(), download)
+    folder = _find(typed_path(root), download)
     lists = _Lists.read(folder)
     whole = BoxSplit(folder / "images", lists.names, lists.labels, size, workers, boxes=lists.boxes, cropped=boxes != "keep")
     train, test = lists.train.nonzero().flatten(), (~lists.train).nonzero().flatten()

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from aib.data.augment import channel_statistics
 from aib.data.bundle import Batch, DataBundle, Split, TensorSplit, check_classes, stratified_split
 from aib.data.images import ImageError, decode_image, read_image, size_pair, upright_size
-from aib.data.texts import printable
+from aib.data.texts import printable, typed_path
 
 __all__ = ["FileSplit", "open_folder", "read_image", "statistics_batches"]
 
@@ -200,7 +200,7 @@ def open_folder(
         ValueError: the folder is missing or not a folder, has no class folders or only one, a class is empty or too small to hold
             images out, the splits have different classes, a file cannot be read, or an argument is out of range.
     """
-    root = Path(path).expanduser()
+    root = typed_path(path)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder" if root.exists() else f"there is no folder {root}")
     if workers < 0:

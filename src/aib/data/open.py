@@ -6,6 +6,8 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aib.data.texts import typed_path
+
 if TYPE_CHECKING:
     from aib.data.bundle import DataBundle
 
@@ -48,7 +50,7 @@ def open_data(
         ValueError: there is no such name or path, ``image_size`` differs from that of a set that cannot be resized, ``boxes`` is
             given for another set than cub200, or whatever is wrong with the data.
     """
-    path, root = Path(data).expanduser(), Path(root).expanduser().absolute()  # for messages: a relative one says little
+    path, root = typed_path(data), typed_path(root).absolute()  # for messages: a relative one says little
     if data in DATA_NAMES and data != "clutter" and root.is_file():
         raise ValueError(f"root is {root}, a file; it must be the folder that holds the named data sets")
     if data == "cub200":
@@ -103,7 +105,7 @@ def _fixed_size(data: str, path: Path, root: Path | str, val_fraction: float | N
 
 def is_there(data: str, root: Path | str = "data") -> bool:
     """Whether `open_data` would find ``data``, without reading them: a set of the package in ``root``, or a path."""
-    root = Path(root).expanduser()
+    root = typed_path(root)
     if data == "clutter":
         return True
     if data == "cub200":
@@ -115,4 +117,4 @@ def is_there(data: str, root: Path | str = "data") -> bool:
 
         name, _, extra = data.partition("+")
         return has_benchmark(name, root, extra=bool(extra))
-    return Path(data).expanduser().exists()
+    return typed_path(data).exists()

@@ -1,11 +1,11 @@
-"""Text files that may come from anywhere."""
+"""Text files and paths that may come from anywhere."""
 
 from __future__ import annotations
 
 import stat
 from pathlib import Path
 
-__all__ = ["MAX_TEXT_BYTES", "printable", "read_text"]
+__all__ = ["MAX_TEXT_BYTES", "printable", "read_text", "typed_path"]
 
 MAX_TEXT_BYTES = 1 << 26
 """Largest text that is read, 64 MiB: as JSON of empty lists it takes 1.5 GB of memory, and no table or log comes near it."""
@@ -14,6 +14,21 @@ MAX_TEXT_BYTES = 1 << 26
 def printable(text: Path | str) -> str:
     """``text`` on one line, without the control characters and broken letters that the name of a stranger's file may hold."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def typed_path(path: Path | str) -> Path:
+    """``path`` as it was typed, with the home folder in the place of ``~`` and ``~name``.
+
+    Raises:
+        ValueError: nobody has that name.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of Python, which no reader of a path expects
+        raise ValueError(
+            f"{printable(path)} begins with the home folder of a user that is not there; write ./{printable(path)} "
+            "for a folder of that name"
+        ) from None
 
 
 def read_text(path: Path, errors: str = "strict") -> str:

@@ -13,6 +13,7 @@ from aib.backbones import one_line
 from aib.classifier import AttentiveClassifier, Classifier
 from aib.data.augment import normalize
 from aib.data.bundle import DataBundle
+from aib.data.texts import typed_path
 from aib.train.config import DataConfig
 
 __all__ = ["check_apart", "check_augmentation", "check_channels", "check_first_pass", "collapse_warnings", "finite_weights"]
@@ -84,7 +85,7 @@ def check_apart(folder: Path, data: str) -> None:
     Raises:
         ValueError: ``folder`` lies inside the folder ``data``.
     """
-    images = Path(data).expanduser()
+    images = typed_path(data)
     if images.is_dir() and images.resolve() in [folder.resolve(), *folder.resolve().parents]:
         raise ValueError(f"the run's folder {folder} lies inside the data folder {data}; choose one outside it with --out")
 

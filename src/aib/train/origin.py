@@ -13,7 +13,7 @@ from typing import Any
 from aib.data.bundle import DataBundle
 from aib.data.fingerprint import fingerprint, is_fingerprint, other_split
 from aib.data.open import DATA_NAMES, is_there
-from aib.data.texts import printable
+from aib.data.texts import printable, typed_path
 from aib.train.config import DataConfig
 from aib.train.run_folder import RunFolder
 
@@ -53,8 +53,8 @@ def locate_data(folder: RunFolder, data: DataConfig, root: str | None = None) ->
         places = [str(place) for place in _places(folder, data.root, root)]
         way = f"say where with --root, or fetch it with --download{' into one of them' if len(places) > 1 else ''}"
     else:
-        wanted = Path(data.data).expanduser()
-        tried = [Path(root).expanduser().absolute() / wanted.name] if root is not None else _places(folder, data.data)
+        wanted = typed_path(data.data)
+        tried = [typed_path(root).absolute() / wanted.name] if root is not None else _places(folder, data.data)
         for path in tried:
             if path.exists():
                 return replace(data, data=str(path))
@@ -71,8 +71,8 @@ def locate_root(folder: RunFolder, name: str, root: str | None = None) -> Path:
 def _places(folder: RunFolder, typed: str, instead: str | None = None) -> list[Path]:
     """Absolute paths that ``typed`` may mean, the run's own first; of ``instead``, where it is given, the one from here."""
     if instead is not None:
-        return [Path(instead).expanduser().absolute()]
-    path, began = Path(typed).expanduser(), _origin(folder).get("folder")
+        return [typed_path(instead).absolute()]
+    path, began = typed_path(typed), _origin(folder).get("folder")
     places = [Path(began) / path] if isinstance(began, str) else []
     return list(dict.fromkeys([*places, path.absolute()]))
 

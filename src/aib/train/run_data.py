@@ -12,6 +12,7 @@ from aib.data import DATA_NAMES, open_data
 from aib.data.benchmarks import STL10_CLASSES
 from aib.data.bundle import DataBundle
 from aib.data.classes import index_classes, match_classes
+from aib.data.texts import typed_path
 from aib.train.checks import check_channels
 from aib.train.config import DataConfig
 from aib.train.origin import check_same_data, locate_data, locate_root, same_data
@@ -49,7 +50,7 @@ def _alone(config: DataConfig) -> Iterator[None]:
     """Hold the folder of data sets while one of them is opened: the process that comes first downloads or unpacks it for all."""
     from filelock import FileLock
 
-    root = Path(config.root).expanduser()
+    root = typed_path(config.root)
     with contextlib.ExitStack() as held:
         if config.data in DATA_NAMES and config.data != "clutter" and (config.download or root.is_dir()):
             with contextlib.suppress(OSError, NotImplementedError):  # where nothing can be written nothing is unpacked either
