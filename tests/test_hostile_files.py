@@ -363,6 +363,15 @@ def test_absurd_recipes_are_one_line(text: str, tmp_path: Path) -> None:
         read_config(path)
 
 
+def test_a_recipe_too_long_to_be_one_is_not_parsed(tmp_path: Path, seeds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = copied(seeds, "shown", tmp_path).path
+    (run / "config.toml").write_text("a." * 16_400 + "a = 1")
+    monkeypatch.setattr("tomllib.loads", lambda text: pytest.fail("it is parsed"))
+    for read in (lambda: read_config(run / "config.toml"), lambda: build_report([run], tmp_path / "report.html")):
+        with pytest.raises(ValueError, match=r"config\.toml .*it has 32,805 bytes; at most 32,768 are read"):
+            read()
+
+
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000, "9" * 5000, "NaN", '{"format": 1e999}', '{"n": -0}']
 )

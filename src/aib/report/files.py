@@ -29,14 +29,14 @@ MAX_PIXELS = 110_000_000
 """Most pixels of a picture: those of the largest images that a run takes."""
 
 
-def read_text(file: Path) -> str:
-    """The file's text.
+def read_text(file: Path, most: int = MAX_BYTES) -> str:
+    """The file's text, of at most ``most`` bytes.
 
     Raises:
         ValueError: it cannot be read, or is not UTF-8.
     """
     try:
-        _check_regular(file)
+        _check_regular(file, most)
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read as text: {_one_line(error)}") from None
@@ -151,7 +151,7 @@ def read_picture(file: Path, mode: str, what: str) -> Image:
         raise ValueError(f"{file} cannot be read as {what}: {_one_line(error)}") from None
 
 
-def _check_regular(file: Path) -> None:
+def _check_regular(file: Path, most: int = MAX_BYTES) -> None:
     """Refuse what would block for ever, never end or fill the memory.
 
     Raises:
@@ -161,8 +161,8 @@ def _check_regular(file: Path) -> None:
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
-    if status.st_size > MAX_BYTES:
-        raise ValueError(f"it has {status.st_size:,} bytes; at most {MAX_BYTES:,} are read")
+    if status.st_size > most:
+        raise ValueError(f"it has {status.st_size:,} bytes; at most {most:,} are read")
 
 
 def _one_line(error: BaseException) -> str:

@@ -19,6 +19,9 @@ from aib.report.shapes import ESTIMATE, kept, shaped
 
 __all__ = ["GalleryItem", "RunRecord", "read_run"]
 
+MAX_TOML_BYTES = 1 << 15
+"""Largest configuration that is read: some of a stranger's take a time that grows with the square of their length."""
+
 SPLITS = ("test", "val")
 """Splits an evaluation may have, the one to report first."""
 
@@ -165,8 +168,9 @@ def _no_run(root: Path) -> str:
 def _toml(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
+    text = read_text(file, MAX_TOML_BYTES)
     try:
-        return tomllib.loads(read_text(file))
+        return tomllib.loads(text)
     except ValueError as error:  # also of a whole number with thousands of digits
         raise ValueError(f"{file}: not valid TOML: {' '.join(str(error).split())}") from None
     except RecursionError:

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
-from aib.data.texts import read_text
+from aib.data.texts import MAX_TOML_BYTES, read_text
 
 __all__ = [
     "MACHINE",
@@ -262,7 +262,7 @@ def read_config(path: Path, base: TrainConfig | None = None) -> TrainConfig:
             wrong type.
     """
     try:
-        tables = tomllib.loads(read_text(path))
+        tables = tomllib.loads(read_text(path, most=MAX_TOML_BYTES))
     except FileNotFoundError:
         raise ValueError(f"no recipe at {path}") from None
     except (OSError, ValueError, RecursionError) as error:
