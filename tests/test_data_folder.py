@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from aib.data import images
 from aib.data.bundle import DataBundle, Split, TensorSplit
 from aib.data.folder import FileSplit, open_folder
 from aib.data.images import read_image
@@ -51,6 +56,28 @@ def test_classes_and_files_sort_naturally_and_labels_follow(tmp_path: Path) -> N
             assert bundle.class_names[label] == name.split("/")[0]
     numbers = [int(name.split("/img")[1][:-4]) for name in names(bundle.train) if name.startswith("3/")]
     assert numbers == sorted(numbers)
+
+
+def test_threads_that_decode_leave_the_warnings_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, count=3)
+    both, opened = threading.Barrier(2, timeout=5), images.Image.open
+
+    def beside(path: Path) -> Image.Image:
+        if threading.current_thread() is not threading.main_thread():
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait()  # two threads are in here at a time, and leave in any order
+            time.sleep(0.01 * (path.name == "0.png"))
+            warnings.warn("of damage", UserWarning, stacklevel=1)
+        return opened(path)
+
+    monkeypatch.setattr(images.Image, "open", beside)
+    with warnings.catch_warnings(record=True, action="always") as heard:
+        before = list(warnings.filters)
+        open_folder(tmp_path, workers=2)
+        assert warnings.filters == before
+        assert heard == []
+        warnings.warn("of the user", UserWarning, stacklevel=1)
+        assert len(heard) == 1
 
 
 def test_hold_outs_are_stratified_disjoint_and_seeded(tmp_path: Path) -> None:

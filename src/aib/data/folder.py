@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from aib.data.augment import channel_statistics
 from aib.data.bundle import Batch, DataBundle, Split, TensorSplit, check_classes, stratified_split
-from aib.data.images import ImageError, decode_image, read_image, size_pair, upright_size
+from aib.data.images import ImageError, decode_image, read_image, silence, size_pair, upright_size
 from aib.data.texts import printable, typed_path
 
 __all__ = ["FileSplit", "open_folder", "read_image", "statistics_batches"]
@@ -359,14 +359,14 @@ def _decode_all(files: Sequence[Path], size: tuple[int, int], keep: bool, worker
 
     def decode(position: int) -> str | None:
         try:
-            pixels = decode_image(files[position], size)
+            pixels = decode_image(files[position], size, silenced=True)
         except ImageError as error:
             return error.reason
         if keep:
             images[position] = pixels.transpose(2, 0, 1)
         return None
 
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
+    with silence(), ThreadPoolExecutor(max(workers, 1)) as pool:
         reasons = enumerate(pool.map(decode, range(len(files))))
         bad = {position: reason for position, reason in reasons if reason is not None}
     return torch.from_numpy(images) if keep else None, bad

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = [
     "largest_box",
     "read_image",
     "resize_pixels",
+    "silence",
     "size_pair",
     "to_rgb",
     "upright_size",
@@ -102,18 +103,20 @@ def read_image(path: Path | str, size: int | tuple[int, int], *, channels: int =
 
 
 def decode_image(
-    path: Path | str, size: tuple[int, int], crop: np.random.Generator | None = None, region: Box | None = None
-) -> np.ndarray:
+    path: Path | str, size: tuple[int, int], crop: np.random.Generator | None = None, region: Box | None = None,
+    *, silenced: bool = False,
+) -> np.ndarray:  # fmt: skip
     """(H, W, 3) uint8, upright, resized with antialiasing to ``size`` = (H, W).
 
     The region resized is the largest centred one with the aspect ratio of ``size``; with ``crop`` it is a random one that keeps 35
     to 100 % of the area (less of an image much longer than wide). A ``region`` in pixels of the upright image is resized as it
-    is, its aspect ratio changed to that of ``size``; what lies outside the image is cut off.
+    is, its aspect ratio changed to that of ``size``; what lies outside the image is cut off. Threads call it within one
+    `silence` of the thread that starts them, and say so with ``silenced``.
 
     Raises:
         ImageError: see `read_image`, or the region lies outside the image.
     """
-    with _opened(path) as image:
+    with nullcontext() if silenced else silence(), _opened(path) as image:
         if region is None:
             # lets libjpeg decode a large photograph at 1/2, 1/4 or 1/8, still at least twice the size wanted; the region is one of
             # the image at its own size
@@ -146,7 +149,7 @@ def upright_size(path: Path | str) -> tuple[int, int]:
     Raises:
         ImageError: see `read_image`.
     """
-    with _opened(path) as image:
+    with silence(), _opened(path) as image:
         if image.format == "TIFF":
             # Pillow turns these itself while loading, and only then do size and tag agree
             _check_pixels(image)
@@ -222,6 +225,12 @@ def _on_white(strip: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
+def silence() -> AbstractContextManager[object]:
+    """Context without warnings: Pillow has one, over two lines, of many pixels and of damage that it gets over; what is refused is
+    ours to say. It changes what the whole process hears, and threads that enter it beside each other leave it so."""
+    return warnings.catch_warnings(action="ignore")
+
+
 @contextmanager
 def _opened(path: Path | str) -> Iterator[Image.Image]:
     """The file opened by Pillow; whatever goes wrong while it is open becomes an `ImageError`."""
@@ -229,8 +238,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         # a pipe would block for ever, a dangling link has no reason of its own
         raise ImageError(path, "it is a folder" if Path(path).is_dir() else "there is no such regular file")
     try:
-        # Pillow warns, over two lines, of many pixels and of damage that it gets over; what is refused is ours to say
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+        with Image.open(path) as image:
             if image.format in REFUSED:
                 raise ValueError(f"it is {image.format}, which is not decoded; save it as PNG or JPEG")
             if 0 in image.size:
