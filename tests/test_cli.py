@@ -203,8 +203,9 @@ def test_an_option_that_only_the_recipe_gives_is_told_as_such(
 
 def test_mistakes_in_resuming_are_one_line(capsys: Capture, run: RunFolder, tmp_path: Path) -> None:
     assert "is not a run folder" in refused(capsys, "train", "--resume", tmp_path)
-    assert "with it go only --device, --devices, --accumulate, --checkpoint-minutes, --quiet, --root, --download" in refused(
-        capsys, "train", "--resume", run.path, "--epochs", "9"
+    assert (
+        "with it go only --device, --devices, --accumulate, --checkpoint-minutes, --quiet, --root, --download, --workers"
+        in refused(capsys, "train", "--resume", run.path, "--epochs", "9")
     )
     assert "has finished its 2 epochs; there is nothing to resume" in refused(capsys, "train", "--resume", run.path)
 

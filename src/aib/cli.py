@@ -84,7 +84,7 @@ def _run(given: Sequence[str]) -> int:
         if type(error).__name__ == "Interrupted":
             say_error(f"aib {verb}: {error}")
             return 130
-        if not isinstance(error, ValueError | OSError):
+        if not isinstance(error, ValueError | OSError) and "DataLoader worker" not in str(error):  # see LOST_DECODER
             raise
         say_error(f"aib {verb}: {_one_line(error)}")
         return 2
@@ -95,6 +95,8 @@ def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror + (f" ({error.filename})" if error.filename else "")
+    elif isinstance(error, RuntimeError):
+        text = f"a process that decodes images is gone ({text.strip(' .')}); is there too little memory?"
     return " ".join("; ".join([text, *getattr(error, "__notes__", ())]).split())
 
 

@@ -23,7 +23,7 @@ class TrainOptions:
     recipe: str | None = None
     """A recipe's name (aib recipes lists them) or the path of a TOML file."""
     resume: str | None = None
-    """An interrupted run's folder; its own configuration counts, and only the machine's options and --root can be given with it."""
+    """An interrupted run's folder; its own configuration counts; with it go the machine's options, --root and --workers."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
 

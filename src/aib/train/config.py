@@ -228,8 +228,8 @@ class TrainConfig:
 MACHINE = ("device", "devices", "accumulate", "checkpoint_minutes", "quiet")
 """Options of `RunConfig` that do not belong to the run but to where and how it goes on."""
 
-PLACE = ("root", "download")
-"""Options of `DataConfig` that say where the same data are."""
+PLACE = ("root", "download", "workers")
+"""Options of `DataConfig` that say where the same data are, and who reads them."""
 
 
 def with_machine(config: TrainConfig, given: TrainConfig) -> TrainConfig:

@@ -65,7 +65,7 @@ def train(
 
     Args:
         config: the whole run; when resuming, the folder's own configuration counts, but for the machine's options
-            (`aib.train.config.MACHINE`) and the place of the data (`aib.train.config.PLACE`).
+            (`aib.train.config.MACHINE`) and where the data are (`aib.train.config.PLACE`).
         resume: an interrupted run's folder.
         bundle: the data, where the caller has it open already.
         title: name shown before the progress bar.

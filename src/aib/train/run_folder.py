@@ -36,6 +36,9 @@ WRITTEN = (
 GALLERY_FILE = re.compile(r"[0-9]+(-[0-9]+)*(-mask)?\.(png|npy)")
 """Names of the pictures, maps and masks of a gallery."""
 
+LOST_DECODER = "DataLoader worker"
+"""What torch's error speaks of when a process that decodes was killed: it is raised wherever the main thread is at that moment."""
+
 BUSY = "is being trained by another process"
 """What the message of `RunFolder.locked` says, whatever the folder."""
 
@@ -240,7 +243,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def advising(self) -> Iterator[None]:
-        """Context in which an error of the disk gets a note that says how the training goes on."""
+        """Context in which an error of the disk, or of a process that decodes, gets a note that says how the training goes on."""
         try:
             yield
         except ConnectionError:  # says it already
@@ -248,6 +251,10 @@ class RunFolder:
         except OSError as error:
             if advice := self.advice().removeprefix("; "):
                 error.add_note(f"make room, then {advice}" if error.errno == errno.ENOSPC else advice)
+            raise
+        except RuntimeError as error:
+            if LOST_DECODER in str(error) and (advice := self.advice().removeprefix("; ")):
+                error.add_note(f"{advice} and fewer --workers")
             raise
 
     def log(self) -> list[dict[str, Any]]:
