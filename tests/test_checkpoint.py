@@ -16,7 +16,7 @@ import torch
 
 import short_runs
 from aib.train import loop
-from aib.train.checkpoint import FORMAT, load_checkpoint, save_checkpoint, strip_prefixes, write_atomically
+from aib.train.checkpoint import FORMAT, link, load_checkpoint, save_checkpoint, strip_prefixes, write_atomically
 from aib.train.config import TrainConfig
 from aib.train.loop import Interrupted, train
 from aib.train.run_folder import RunFolder
@@ -193,7 +193,25 @@ def test_in_the_place_of_a_cut_last_checkpoint_steps_the_previous_one(
     assert same(outcome(train(tiny_config(data, "elsewhere"), resume=folder.path)), outcome(whole))
 
 
-@pytest.mark.parametrize("between", ["weights and card", "card and checkpoint", "card and checkpoint, best.ckpt gone"])
+def test_a_copy_in_the_place_of_a_link_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no links")
+
+    path, flushed = tmp_path / "last.ckpt", []
+    path.write_bytes(b"content")
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append((os.fstat(number).st_size, names(tmp_path))))
+    link(path, tmp_path / "best.ckpt")
+    assert flushed == [(7, [".best.ckpt.tmp", "last.ckpt"])]
+    assert (tmp_path / "best.ckpt").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(
+    "between",
+    ["weights and card", "card and checkpoint", "card and checkpoint, best.ckpt gone", "card and checkpoint, best.ckpt cut"],
+)
 def test_selected_weights_of_a_future_that_is_undone_go(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: str
 ) -> None:
@@ -218,8 +236,11 @@ def test_selected_weights_of_a_future_that_is_undone_go(
     folder = RunFolder(run)
     before = load_checkpoint(folder.best)["model"]
     assert not same(dict(load_run(run).model.state_dict()), before)
-    if "gone" in between:
+    if "best.ckpt" in between:
+        content = folder.best.read_bytes()
         folder.best.unlink()
+        if "cut" in between:
+            folder.best.write_bytes(content[: len(content) // 2])
         train(TrainConfig(), resume=run)
         card = folder.read_json("model.json")
         assert (card["epoch"], card["val_error"]) == (3, 0.8)  # the only epoch of which there are weights

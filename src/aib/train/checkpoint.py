@@ -113,6 +113,8 @@ def link(path: Path, other: Path) -> None:
             os.link(path, spare)
         except OSError:
             shutil.copyfile(path, spare)
+            with spare.open("rb+") as file:
+                os.fsync(file.fileno())
         spare.replace(other)
     finally:
         spare.unlink(missing_ok=True)  # renaming one name of a file to another of the same file keeps both

@@ -7,7 +7,6 @@ batch (`aib.train.shares`), validate a share each, and end together (`aib.train.
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import time
@@ -23,7 +22,7 @@ from aib.data.augment import alternate_flips, normalize, random_crop
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
 from aib.train.agreement import Agreement
-from aib.train.checkpoint import link, load_checkpoint, save_checkpoint
+from aib.train.checkpoint import link, save_checkpoint
 from aib.train.checks import check_apart, check_augmentation, check_first_pass, collapse_warnings, finite_weights
 from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
@@ -43,7 +42,7 @@ from aib.train.shares import Sharing
 from aib.train.start import describe, start_network
 from aib.train.stopping import Interrupted, StopRequest
 from aib.train.watch import Watch
-from aib.train.weights import save_weights, selected_epoch
+from aib.train.weights import load_best, save_weights, selected_epoch
 
 __all__ = ["DivergedError", "Interrupted", "train"]
 
@@ -361,15 +360,12 @@ class _Fit:
     def _reselect(self) -> None:
         """Bring the selected weights back to the epoch that was the best at the checkpoint; a kill may have left a later one's.
 
-        Where no file has that epoch any more, as after putting an older checkpoint in the last one's place, none was the best.
+        Where no sound file has that epoch any more, as after putting an older checkpoint in the last one's place, none was.
         """
         state = self.state
         if state.best_epoch in (0, selected_epoch(self.folder)):
             return
-        best = load_checkpoint(self.folder.best) if self.folder.best.exists() else {}
-        if best.get("state", {}).get("epoch") == state.best_epoch:
-            chosen = copy.deepcopy(self.model)
-            load_weights(chosen, best.get("model", {}), self.folder.best)
+        if (chosen := load_best(self.folder, self.model, state.best_epoch)) is not None:
             save_weights(self.folder, chosen, {**self.card, "epoch": state.best_epoch, "val_error": state.best_error})
         else:
             state.best_error, state.best_cross_entropy, state.best_epoch = math.inf, math.inf, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from aib.models.build import build_model
 from aib.train.checkpoint import load_checkpoint, strip_prefixes, write_atomically
 from aib.train.checks import finite_weights
 from aib.train.device import wants_channels_last
+from aib.train.restoring import load_weights
 from aib.train.run_folder import RunFolder
 
-__all__ = ["LoadedRun", "load_run", "save_weights", "selected_epoch"]
+__all__ = ["LoadedRun", "load_best", "load_run", "save_weights", "selected_epoch"]
 
 CARD_FORMAT = 1
 CARD_KEYS = ("name", "options", "class_names", "mean", "std", "image_size", "channels")
@@ -102,6 +104,19 @@ def selected_epoch(folder: RunFolder) -> int | None:
     except Exception:  # of many kinds: whatever a damaged file makes the libraries trip over
         return None
     return epoch if type(epoch) is int and about.get("epoch", epoch) == epoch else None  # older weights do not say
+
+
+def load_best(folder: RunFolder, model: Classifier, epoch: int) -> Classifier | None:
+    """A copy of ``model`` with the weights in ``best.ckpt``; None where that is absent, damaged, another model's or epoch's."""
+    try:
+        best = load_checkpoint(folder.best)
+        if best.get("state", {}).get("epoch") != epoch:
+            return None
+        chosen = copy.deepcopy(model)
+        load_weights(chosen, best.get("model", {}), folder.best)
+    except ValueError:
+        return None
+    return chosen
 
 
 def load_run(path: Path | str, *, device: torch.device | str = "cpu", weights: str = "best") -> LoadedRun:
