@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import math
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from aib.train.config import TrainConfig
 from aib.train.evaluate import evaluate
 from aib.train.loop import Interrupted, train
 from aib.train.predict import predict
+from aib.train.record import record_run
 from aib.train.run_folder import RunFolder
 from aib.train.seeds import mixed_seed
 from aib.train.weights import load_run
@@ -244,3 +248,19 @@ def test_a_run_is_not_started_over_when_only_its_last_checkpoint_is_gone(tmp_pat
     save_checkpoint(folder.last, {**state, "state": {**state["state"], "novelty": 1}})
     with pytest.raises(ValueError, match="another version of aib"):
         train(TrainConfig(), resume=folder.path)
+
+
+def test_images_are_counted_where_there_are_fewer_than_a_batch_takes(
+    data: Path, bundle: DataBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    folder = train(tiny_config(data, tmp_path / "run", epochs=1, batch_size=512), bundle=bundle)
+    (row,) = folder.log()
+    assert len(bundle.train) <= row["images_per_second"] * row["seconds"] < 2 * len(bundle.train)
+    folder.write_json("model.json", {**folder.read_json("model.json"), "macs": 10**12})
+    result = {"data": "squares", "split": "test", "samples": None, "mirror": False, "error": 0.5, "error_interval": (0.4, 0.6)}
+    record_run(folder.path, {**result, "last_error": None}, tmp_path / "runs.csv", TrainConfig())
+    with (tmp_path / "runs.csv").open() as file:
+        (recorded,) = csv.DictReader(file)
+    assert float(recorded["training_pflop"]) == pytest.approx(6 * 10**12 * len(bundle.train) / 1e15)

@@ -211,7 +211,7 @@ class _Fit:
             "lr": optim.lr * lr_factor(state.step - 1, self.per_epoch, optim),
             "beta": optim.beta * warmed_share(state.step - 1, self.per_epoch, optim),
             "seconds": round(max(trained, time.monotonic() - began), 3),
-            "images_per_second": round(self.per_epoch * optim.batch_size / trained, 1),
+            "images_per_second": round(self.per_epoch * self.sharing.batch / trained, 1),
             "train": numbers,
             "val": val,
         }
@@ -253,7 +253,7 @@ class _Fit:
             self.synced_at = now
             if self.world == 1:  # several processes check where they agree, or one would leave the others waiting
                 self._check_finite()
-            speed = state.batch * config.optim.batch_size / max(1e-9, now - began)
+            speed = state.batch * self.sharing.batch / max(1e-9, now - began)
             self.display.step(state.step, {**self.running.means(), **self.anchors, "images_per_second": speed})
         if self.agreement.is_due(state.step):
             self._check_finite()

@@ -42,7 +42,9 @@ def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainCo
     try:
         row = _row(folder, result, base)
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        raise ValueError(f"model.json, environment.json or metrics.jsonl in {path} is damaged ({one_line(error)})") from None
+        raise ValueError(
+            f"model.json, environment.json, origin.json or metrics.jsonl in {path} is damaged ({one_line(error)})"
+        ) from None
     update_table(table, COLUMNS, KEY, ORDER, [row])
     return {name: str(value) for name, value in row.items()}
 
@@ -51,7 +53,11 @@ def _row(folder: RunFolder, result: Mapping[str, Any], base: TrainConfig) -> dic
     """The run's values by column."""
     config, card, environment = folder.config, folder.read_json("model.json"), folder.read_json("environment.json")
     epochs = folder.log()
-    images = sum(e["step"] for e in epochs[-1:]) * config.optim.batch_size
+    batch = config.optim.batch_size
+    known = folder.read_json("origin.json") if folder.has("origin.json") else {}  # older runs have none
+    if "data" in known:
+        batch = min(batch, sum(known["data"]["train"]["counts"]))
+    images = sum(e["step"] for e in epochs[-1:]) * batch
     return {
         "data": card["data"], "evaluated_on": result["data"], "model": card["name"] + (f"@{card['site']}" if card["site"] else ""),
         "recipe": config.run.recipe or "", "seed": config.run.seed, "beta": config.optim.beta, "epochs": len(epochs),
