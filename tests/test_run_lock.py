@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -79,3 +80,36 @@ def test_the_folder_is_free_again_after_the_training(tmp_path: Path) -> None:
     for _ in range(2):
         with folder.locked():
             pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file systems of Unix")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_trains_and_no_killed_process_leaves_it_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    import fcntl
+
+    def missing(*arguments: object) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    folder = RunFolder(tmp_path / "run")
+    folder.create(tiny_config("somewhere", folder.path))
+    with folder.locked():
+        left = folder.path / LOCK
+        assert not left.exists() or left.read_bytes() == b""
+        with folder.locked():
+            pass
+    assert not folder.in_training()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file systems of Unix")
+def test_other_errors_of_a_lock_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def broken(*arguments: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="broken"), RunFolder(tmp_path).locked():
+        pass

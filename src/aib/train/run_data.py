@@ -16,7 +16,7 @@ from aib.data.texts import typed_path
 from aib.train.checks import check_channels
 from aib.train.config import DataConfig
 from aib.train.origin import check_same_data, locate_data, locate_root, same_data
-from aib.train.run_folder import RunFolder
+from aib.train.run_folder import RunFolder, hard_lock
 from aib.train.weights import LoadedRun
 
 __all__ = ["Labels", "label_convention", "open_run_data", "open_training_data", "reopen_training_data"]
@@ -48,14 +48,12 @@ def open_training_data(config: DataConfig) -> DataBundle:
 @contextlib.contextmanager
 def _alone(config: DataConfig) -> Iterator[None]:
     """Hold the folder of data sets while one of them is opened: the process that comes first downloads or unpacks it for all."""
-    from filelock import FileLock
-
     root = typed_path(config.root)
     with contextlib.ExitStack() as held:
         if config.data in DATA_NAMES and config.data != "clutter" and (config.download or root.is_dir()):
             with contextlib.suppress(OSError, NotImplementedError):  # where nothing can be written nothing is unpacked either
                 root.mkdir(parents=True, exist_ok=True)
-                held.enter_context(FileLock(root / LOCK))
+                held.enter_context(hard_lock(root / LOCK))
         yield
 
 

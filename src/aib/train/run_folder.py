@@ -13,13 +13,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aib.data.texts import printable, read_text
 from aib.train.checkpoint import naming, write_text
 from aib.train.config import TrainConfig, config_to_dict, read_config
 
-__all__ = ["BUSY", "RunFolder", "environment"]
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+__all__ = ["BUSY", "RunFolder", "environment", "hard_lock"]
 
 LOCK = ".training.lock"
 """File that the process that trains in a folder holds."""
@@ -41,6 +44,20 @@ LOST_DECODER = "DataLoader worker"
 
 BUSY = "is being trained by another process"
 """What the message of `RunFolder.locked` says, whatever the folder."""
+
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of file systems without locks, such as NFS without its lock service."""
+
+
+def hard_lock(path: Path) -> FileLock:
+    """A lock that the system lets go of with its process; never a mere file in its place, which a killed process would leave."""
+    from filelock import FileLock
+
+    try:
+        return FileLock(path, fallback_to_soft=False)
+    except TypeError:  # older versions have no such option
+        return FileLock(path)
 
 
 def _is_leftover(path: Path) -> bool:
@@ -188,15 +205,18 @@ class RunFolder:
         Raises:
             ValueError: another process trains in this folder.
         """
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
-        lock = FileLock(self.path / LOCK)
+        lock = hard_lock(self.path / LOCK)
         try:
             lock.acquire(wait, poll_interval=0.02)
         except Timeout:
             raise ValueError(f"{self.path} {BUSY}; wait for it, or stop it first") from None
         except NotImplementedError:  # a file system without locks: as good as before there were any
             pass
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
         try:
             yield
         finally:
