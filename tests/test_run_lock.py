@@ -9,11 +9,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from aib.cli import main
+from aib.train import run_data
+from aib.train.config import DataConfig
 from aib.train.run_folder import LOCK, RunFolder
 from tiny import tiny_config, write_npz
 
@@ -113,3 +117,24 @@ def test_other_errors_of_a_lock_are_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(fcntl, "flock", broken)
     with pytest.raises(OSError, match="broken"), RunFolder(tmp_path).locked():
         pass
+
+
+@pytest.mark.parametrize("other", [None, "cifar100"])
+def test_an_evaluation_holds_the_data_while_it_opens_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str | None
+) -> None:
+    """Two that unpack the same archive would remove each other's half."""
+
+    def opened(name: str, *, root: Path, **options: Any) -> NoReturn:
+        with pytest.raises(Timeout):
+            FileLock(root / run_data.LOCK).acquire(timeout=0)
+        raise InterruptedError(name)
+
+    monkeypatch.setattr(run_data, "open_data", opened)
+    monkeypatch.setattr(run_data, "locate_data", lambda folder, data, root: data)
+    monkeypatch.setattr(run_data, "locate_root", lambda folder, data, root: tmp_path)
+    config = DataConfig(data="cifar10", root=str(tmp_path))
+    folder = SimpleNamespace(config=SimpleNamespace(data=config))
+    run: Any = SimpleNamespace(folder=folder, image_size=(32, 32), class_names=[])
+    with pytest.raises(InterruptedError, match=other or "cifar10"):
+        run_data.open_run_data(run, other)

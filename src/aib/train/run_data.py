@@ -98,11 +98,12 @@ def open_run_data(
     other = data is not None and data != d.data
     labels = label_convention(run, data, labels)
     d = locate_data(folder, d, root) if data is None else replace(d, root=str(locate_root(folder, data, root)))
-    bundle = open_data(
-        data or d.data, root=Path(d.root), image_size=run.image_size if other else d.image_size,
-        val_fraction=None if other else d.val_fraction, seed=d.split_seed, download=d.download, skip_bad=d.skip_bad,
-        workers=d.workers, boxes=None if other else d.boxes,
-    )  # fmt: skip
+    with _alone(replace(d, data=data or d.data)):
+        bundle = open_data(
+            data or d.data, root=Path(d.root), image_size=run.image_size if other else d.image_size,
+            val_fraction=None if other else d.val_fraction, seed=d.split_seed, download=d.download, skip_bad=d.skip_bad,
+            workers=d.workers, boxes=None if other else d.boxes,
+        )  # fmt: skip
     if data is None:
         check_same_data(folder, bundle, _source(d), "name the folder of the right ones with --root, or use these with --data")
     elif bundle.name == run.card["data"] and same_data(folder, bundle) is False:
