@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ def _check_encoded(file: IO[bytes] | mmap.mmap) -> None:
     """
     memo: dict[object, object] = {}
     encode, top, follows, length, began = object(), None, "", 0, file.tell()
-    for operation, value, _ in pickletools.genops(file):
+    for operation, value, _ in pickletools.genops(cast("IO[bytes]", file)):  # which a map is as far as it is read
         name = operation.name
         if name.endswith("PUT"):
             memo[value] = top
