@@ -80,6 +80,27 @@ def test_threads_that_decode_leave_the_warnings_as_they_were(tmp_path: Path, mon
         assert len(heard) == 1
 
 
+def test_large_images_are_decoded_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "small", count=3)
+    fill(tmp_path / "large", count=3, side=16)
+    monkeypatch.setattr(images, "LARGE_PIXELS", 100)
+    for kind, most in (("small", 4), ("large", 1)):
+        now: list[int] = []
+        together: list[int] = []
+
+        def converted(image: Image.Image, now: list[int] = now, together: list[int] = together) -> Image.Image:
+            now.append(1)
+            together.append(len(now))
+            time.sleep(0.2)
+            now.pop()
+            return image.convert("RGB")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "to_rgb", converted)
+            open_folder(tmp_path / kind, image_size=8, workers=4)
+        assert (max(together) == 1) == (most == 1), (kind, together)
+
+
 def test_hold_outs_are_stratified_disjoint_and_seeded(tmp_path: Path) -> None:
     fill(tmp_path, count=20)
     bundle = open_folder(tmp_path, val_fraction=0.25, test_fraction=0.2, seed=1)

@@ -356,10 +356,11 @@ def _common_size(files: Sequence[Path]) -> tuple[int, int]:
 def _decode_all(files: Sequence[Path], size: tuple[int, int], keep: bool, workers: int) -> tuple[Tensor | None, dict[int, str]]:
     """(N, 3, H, W) uint8 images if ``keep`` (else None), and the reason for every position that could not be decoded."""
     images = np.zeros((len(files) if keep else 0, 3, *size), np.uint8)
+    turn = threading.Lock()  # the memory of the decoders is that of one large image, however many threads there are
 
     def decode(position: int) -> str | None:
         try:
-            pixels = decode_image(files[position], size, silenced=True)
+            pixels = decode_image(files[position], size, silenced=True, turn=turn)
         except ImageError as error:
             return error.reason
         if keep:

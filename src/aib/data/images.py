@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,9 @@ A larger JPEG is decoded at a fraction of its size where a small image is wanted
 
 COSTLY = ("JPEG2000", "WEBP", "AVIF")
 """Formats whose decoders take up to 24 bytes a pixel where others take 8: half as many pixels are decoded."""
+
+LARGE_PIXELS = 20_000_000
+"""Pixels above which threads decode one image after another: two of the largest would take 2.6 GB."""
 
 STRIP_PIXELS = 1 << 20
 """Pixels that are converted at a time."""
@@ -104,33 +107,39 @@ def read_image(path: Path | str, size: int | tuple[int, int], *, channels: int =
 
 def decode_image(
     path: Path | str, size: tuple[int, int], crop: np.random.Generator | None = None, region: Box | None = None,
-    *, silenced: bool = False,
+    *, silenced: bool = False, turn: AbstractContextManager[object] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """(H, W, 3) uint8, upright, resized with antialiasing to ``size`` = (H, W).
 
     The region resized is the largest centred one with the aspect ratio of ``size``; with ``crop`` it is a random one that keeps 35
     to 100 % of the area (less of an image much longer than wide). A ``region`` in pixels of the upright image is resized as it
     is, its aspect ratio changed to that of ``size``; what lies outside the image is cut off. Threads call it within one
-    `silence` of the thread that starts them, and say so with ``silenced``.
+    `silence` of the thread that starts them, and say so with ``silenced``; ``turn``, a lock, is held while an image of more than
+    `LARGE_PIXELS` is in memory.
 
     Raises:
         ImageError: see `read_image`, or the region lies outside the image.
     """
-    with nullcontext() if silenced else silence(), _opened(path) as image:
-        if region is None:
-            # lets libjpeg decode a large photograph at 1/2, 1/4 or 1/8, still at least twice the size wanted; the region is one of
-            # the image at its own size
-            image.draft(None, (2 * max(size), 2 * max(size)))
-        _check_pixels(image)
-        # the file's own orientation tag is lost by a conversion: turn first
-        ImageOps.exif_transpose(image, in_place=True)
-        _check_pixels(image)  # again: the size of an icon is known only once it is loaded
-        rgb = to_rgb(image)
-        if region is not None:
-            box = _inside(rgb.size, region)
-        else:
-            box = largest_box(rgb.size, size) if crop is None else _random_box(rgb.size, size, crop)
-        return _resized(rgb, size, box)
+    with ExitStack() as held:
+        with nullcontext() if silenced else silence(), _opened(path) as image:
+            if region is None:
+                # lets libjpeg decode a large photograph at 1/2, 1/4 or 1/8, still at least twice the size wanted; the region is one
+                # of the image at its own size
+                image.draft(None, (2 * max(size), 2 * max(size)))
+            _check_pixels(image)
+            if turn is not None and (image.width * image.height > LARGE_PIXELS or image.format == "ICO"):
+                held.enter_context(turn)
+            # the file's own orientation tag is lost by a conversion: turn first
+            ImageOps.exif_transpose(image, in_place=True)
+            _check_pixels(image)  # again: the size of an icon is known only once it is loaded
+            rgb = to_rgb(image)
+            if region is not None:
+                box = _inside(rgb.size, region)
+            else:
+                box = largest_box(rgb.size, size) if crop is None else _random_box(rgb.size, size, crop)
+            pixels = _resized(rgb, size, box)
+        del image, rgb  # with what the decoder holds, before the next thread has its turn
+        return pixels
 
 
 def resize_pixels(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
