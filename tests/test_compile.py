@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aib.classifier import AttentiveClassifier
+from aib.classifier import AttentiveClassifier, Details, Noise
 from aib.loss import objective
 from aib.models import create_model
 from aib.train.fabric import compiled_forward, wrong_gradients
@@ -50,7 +50,7 @@ def test_a_check_leaves_no_trace(small_model: Make, monkeypatch: pytest.MonkeyPa
     compile_by(monkeypatch, lambda forward: lambda images: forward(images))
     model = small_model().train()
     before, random = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
-    compiled_forward(model, (4, 3, 16, 16))
+    compiled_forward(model, (3, 16, 16), {4: None})
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -68,7 +68,7 @@ def test_a_check_leaves_no_trace(small_model: Make, monkeypatch: pytest.MonkeyPa
 def test_a_compiler_that_errs_is_refused(small_model: Make, monkeypatch: pytest.MonkeyPatch, wrong: Any, said: str) -> None:
     compile_by(monkeypatch, lambda forward: lambda images: wrong(forward(images)))
     with pytest.raises(ValueError, match=f"{said}.*train without --compile") as caught:
-        compiled_forward(small_model().train(), (4, 3, 16, 16))
+        compiled_forward(small_model().train(), (3, 16, 16), {4: None})
     assert "\n" not in str(caught.value)
 
 
@@ -92,10 +92,10 @@ def test_a_compiler_that_forgets_a_parameter_is_refused(monkeypatch: pytest.Monk
 
     compile_by(monkeypatch, forgetful)
     if forgotten is None:
-        compiled_forward(model, (4, 3, 32, 32))
+        compiled_forward(model, (3, 32, 32), {4: None})
         return
     with pytest.raises(ValueError, match=rf"gradients differ from the eager one's, {forgotten}.*train without --compile"):
-        compiled_forward(model, (4, 3, 32, 32))
+        compiled_forward(model, (3, 32, 32), {4: None})
 
 
 def test_the_gradient_of_every_parameter_is_judged_by_itself() -> None:
@@ -121,6 +121,35 @@ def test_the_gradient_of_every_parameter_is_judged_by_itself() -> None:
     assert list(wrong_gradients(broken, passes)) == ["quantizer.anchors"]
 
 
+def test_the_passes_of_parts_are_checked_with_their_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 images 3, 3 and 4: the compiler is asked for nothing in training that was not checked before."""
+    asked: list[tuple[int, ...]] = []
+
+    def compiler(wrong: int) -> Callable[[Any], Any]:
+        def make(forward: Any) -> Any:
+            def compiled(images: Tensor, noise: Noise | None = None) -> Details:
+                assert noise is not None
+                asked.append((len(images), noise.attention.shape[1], noise.latent.shape[2]))
+                details: Details = forward(images, noise=noise)
+                return replace(details, logits=details.logits * 1.01) if len(images) == wrong else details
+
+            return compiled
+
+        return make
+
+    data = write_npz(tmp_path / "squares.npz")
+    parts: dict[str, Any] = {"epochs": 1, "batch_size": 10, "accumulate": 3, "compile": True}
+    compile_by(monkeypatch, compiler(wrong=0))
+    train(tiny_config(data, tmp_path / "run", **parts))
+    checked, trained = asked[:2], asked[2:]
+    assert checked == [(3, 3, 3), (4, 4, 4)]
+    assert trained[:3] == [(3, 3, 3), (3, 3, 3), (4, 4, 4)]
+    assert set(trained) == set(checked)
+    compile_by(monkeypatch, compiler(wrong=4))
+    with pytest.raises(ValueError, match=r"the compiled network's logits differ.*train without --compile"):
+        train(tiny_config(data, tmp_path / "refused", **parts))
+
+
 def test_a_mode_without_a_compiler_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="compile_mode is 'reduce-overhead', but nothing is compiled; add --compile"):
         train(tiny_config(write_npz(tmp_path / "squares.npz"), tmp_path / "run", compile_mode="reduce-overhead"))
@@ -132,7 +161,7 @@ def test_a_mode_without_a_compiler_is_refused(tmp_path: Path) -> None:
 def test_the_compiler_passes_the_check(small_model: Make, precision: str) -> None:
     """Logits and gradients of a step with noise, from torch's own compiler."""
     mixed = {"autocast": lambda: torch.autocast("cpu", torch.bfloat16)} if precision == "bf16-mixed" else {}
-    compiled = compiled_forward(small_model().train(), (4, 3, 16, 16), **mixed)
+    compiled = compiled_forward(small_model().train(), (3, 16, 16), {4: None}, **mixed)
     assert compiled(torch.randn(4, 3, 16, 16)).logits.shape == (4, 4)
 
 
@@ -141,7 +170,7 @@ def test_the_compiler_passes_the_check(small_model: Make, precision: str) -> Non
 @pytest.mark.parametrize("name", ["vgg_aib_qt", "wrn_aib_qt"])
 def test_the_compiler_passes_the_check_on_the_papers_networks(name: str) -> None:
     """Dropout included."""
-    compiled_forward(create_model(name, 4, width=0.125).train(), (4, 3, 32, 32))
+    compiled_forward(create_model(name, 4, width=0.125).train(), (3, 32, 32), {4: None})
 
 
 @pytest.mark.slow

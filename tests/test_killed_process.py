@@ -70,3 +70,16 @@ def test_a_killed_process_that_decodes_ends_its_command_with_one_line(
     assert main(["eval", str(run), "--device", "cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("aib eval: a process that decodes images is gone (DataLoader worker (pid ")
+
+
+def test_an_error_inside_a_process_that_decodes_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no process that was killed, and how many there are changes nothing."""
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):")
+
+    monkeypatch.setattr(loop._Fit, "_step", failing)
+    words = ["train", "--data", str(write_npz(tmp_path / "data.npz")), "--model", "vgg_xs", "--epochs", "1", "--device", "cpu"]
+    with pytest.raises(RuntimeError, match="Caught RuntimeError") as caught:
+        main([*words, "--quiet", "--out", str(tmp_path / "run")])
+    assert not hasattr(caught.value, "__notes__")

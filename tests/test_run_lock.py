@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 from filelock import FileLock, Timeout
 
 from aib.cli import main
-from aib.train import run_data
-from aib.train.config import DataConfig
+from aib.data import open as open_module
+from aib.data import open_data
+from aib.train.results_table import update_table
 from aib.train.run_folder import LOCK, RunFolder
 from tiny import tiny_config, write_npz
 
@@ -119,22 +120,31 @@ def test_other_errors_of_a_lock_are_told(tmp_path: Path, monkeypatch: pytest.Mon
         pass
 
 
-@pytest.mark.parametrize("other", [None, "cifar100"])
-def test_an_evaluation_holds_the_data_while_it_opens_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str | None
-) -> None:
-    """Two that unpack the same archive would remove each other's half."""
+@pytest.mark.parametrize("name", ["cifar10", "svhn+extra", "stl10", "cub200"])
+def test_the_folder_of_data_sets_is_held_while_one_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Two processes that unpack the same archive would remove each other's half."""
 
-    def opened(name: str, *, root: Path, **options: Any) -> NoReturn:
+    def opened(*arguments: object, **options: object) -> NoReturn:
         with pytest.raises(Timeout):
-            FileLock(root / run_data.LOCK).acquire(timeout=0)
+            FileLock(tmp_path / open_module.LOCK).acquire(timeout=0)
         raise InterruptedError(name)
 
-    monkeypatch.setattr(run_data, "open_data", opened)
-    monkeypatch.setattr(run_data, "locate_data", lambda folder, data, root: data)
-    monkeypatch.setattr(run_data, "locate_root", lambda folder, data, root: tmp_path)
-    config = DataConfig(data="cifar10", root=str(tmp_path))
-    folder = SimpleNamespace(config=SimpleNamespace(data=config))
-    run: Any = SimpleNamespace(folder=folder, image_size=(32, 32), class_names=[])
-    with pytest.raises(InterruptedError, match=other or "cifar10"):
-        run_data.open_run_data(run, other)
+    monkeypatch.setattr("aib.data.benchmarks.open_benchmark", opened)
+    monkeypatch.setattr("aib.data.cub.open_cub", opened)
+    with pytest.raises(InterruptedError, match=re.escape(name)):
+        open_data(name, root=tmp_path)
+    FileLock(tmp_path / open_module.LOCK).acquire(timeout=0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file systems of Unix")
+def test_a_table_on_a_disk_without_locks_is_no_killed_process_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def missing(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    path = tmp_path / "results.csv"
+    (tmp_path / ".results.csv.lock").write_text("")  # of a killed process
+    update_table(path, ["run", "error"], ["run"], ["run"], [{"run": "a", "error": 0.5}])
+    assert path.read_text() == "run,error\na,0.5\n"

@@ -33,6 +33,10 @@ class Noise(NamedTuple):
     attention: Tensor
     latent: Tensor
 
+    def of(self, images: slice) -> Noise:
+        """The noise of some of the N images."""
+        return Noise(self.attention[:, images], self.latent[:, :, images])
+
 
 @dataclass(frozen=True)
 class Details:

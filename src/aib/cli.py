@@ -84,7 +84,9 @@ def _run(given: Sequence[str]) -> int:
         if type(error).__name__ == "Interrupted":
             say_error(f"aib {verb}: {error}")
             return 130
-        if not isinstance(error, ValueError | OSError) and "DataLoader worker" not in str(error):  # see LOST_DECODER
+        from aib.data.decoders import is_lost_decoder
+
+        if not (isinstance(error, ValueError | OSError) or is_lost_decoder(error)):
             raise
         say_error(f"aib {verb}: {_one_line(error)}")
         return 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aib.data.locking import held
 from aib.data.texts import typed_path
 
 if TYPE_CHECKING:
@@ -15,6 +18,9 @@ __all__ = ["DATA_NAMES", "is_there", "open_data"]
 
 DATA_NAMES = ("clutter", "cifar10", "cifar100", "svhn", "svhn+extra", "stl10", "cub200")
 """Data sets with a name; anything else is a path."""
+
+LOCK = ".opening.lock"
+"""File in the folder of data sets that a process holds while it opens one."""
 
 
 def open_data(
@@ -29,7 +35,7 @@ def open_data(
     workers: int = 2,
     boxes: str | None = None,
 ) -> DataBundle:
-    """Open the data set called ``data``.
+    """Open the data set called ``data``. Of several processes that open named sets in one folder, one downloads and unpacks at a time.
 
     Args:
         data: ``"clutter"`` (embedded), one of the benchmarks in ``root`` (``"cifar10"``, ``"cifar100"``, ``"svhn"``, ``"stl10"``,
@@ -53,29 +59,41 @@ def open_data(
     path, root = typed_path(data), typed_path(root).absolute()  # for messages: a relative one says little
     if data in DATA_NAMES and data != "clutter" and root.is_file():
         raise ValueError(f"root is {root}, a file; it must be the folder that holds the named data sets")
-    if data == "cub200":
-        from aib.data.cub import open_cub
+    with _alone(data, root, download):
+        if data == "cub200":
+            from aib.data.cub import open_cub
 
-        return open_cub(
-            root, image_size=image_size, boxes=boxes, download=download, val_fraction=val_fraction, seed=seed, workers=workers
-        )
-    if boxes is not None:
-        raise ValueError(f"boxes is {boxes!r}, but {data} has no boxes; only cub200 does")
-    if data == "stl10":
-        from aib.data.benchmarks import open_benchmark
+            return open_cub(
+                root, image_size=image_size, boxes=boxes, download=download, val_fraction=val_fraction, seed=seed, workers=workers
+            )
+        if boxes is not None:
+            raise ValueError(f"boxes is {boxes!r}, but {data} has no boxes; only cub200 does")
+        if data == "stl10":
+            from aib.data.benchmarks import open_benchmark
 
-        return open_benchmark(data, root, image_size=image_size, download=download, val_fraction=val_fraction, seed=seed)
-    if data not in DATA_NAMES and path.is_dir():
-        from aib.data.folder import open_folder
+            return open_benchmark(data, root, image_size=image_size, download=download, val_fraction=val_fraction, seed=seed)
+        if data not in DATA_NAMES and path.is_dir():
+            from aib.data.folder import open_folder
 
-        return open_folder(path, image_size=image_size, val_fraction=val_fraction, seed=seed, skip_bad=skip_bad, workers=workers)
-    bundle = _fixed_size(data, path, root, val_fraction, seed, download)
-    height, width = bundle.image_size
-    if image_size not in (None, bundle.image_size) and not (image_size == height == width):
-        raise ValueError(
-            f"image_size is {image_size} but {data} has {height}x{width} images; only folders, stl10 and cub200 are resized"
-        )
+            return open_folder(path, image_size=image_size, val_fraction=val_fraction, seed=seed, skip_bad=skip_bad, workers=workers)
+        bundle = _fixed_size(data, path, root, val_fraction, seed, download)
+        height, width = bundle.image_size
+        if image_size not in (None, bundle.image_size) and not (image_size == height == width):
+            raise ValueError(
+                f"image_size is {image_size} but {data} has {height}x{width} images; only folders, stl10 and cub200 are resized"
+            )
     return bundle
+
+
+@contextlib.contextmanager
+def _alone(data: str, root: Path, download: bool) -> Iterator[None]:
+    """Hold the folder of data sets while one of them is opened: the process that comes first downloads or unpacks it for all."""
+    with contextlib.ExitStack() as stack:
+        if data in DATA_NAMES and data != "clutter" and (download or root.is_dir()):
+            with contextlib.suppress(OSError):  # where nothing can be written nothing is unpacked either
+                root.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(root / LOCK))
+        yield
 
 
 def _fixed_size(data: str, path: Path, root: Path | str, val_fraction: float | None, seed: int, download: bool) -> DataBundle:

@@ -119,17 +119,20 @@ class ForwardDetails(nn.Module):
 
 def compiled_forward(
     model: Classifier,
-    image_shape: tuple[int, int, int, int],
+    image_shape: tuple[int, int, int],
+    passes: Mapping[int, Noise | None],
     mode: str = "default",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Callable[..., Details]:
-    """The compiled form of ``forward_details``, after a check of a training pass, noise and gradients included.
+    """The compiled form of ``forward_details``, after a check of each kind of training pass, noise and gradients included.
 
     It draws the random numbers of the eager network, so that a seed means the same with and without it.
 
     Args:
         model: in training mode; its weights, running statistics and gradients are left as they are.
-        image_shape: (N, C, H, W) of the batches it will see: for another shape it would be compiled once more.
+        image_shape: (C, H, W) of the images it will see.
+        passes: numbers of images it will see at once, for each of which it may be compiled once more, with the noise that is
+            given then or None where the network draws it.
         mode: of `torch.compile`; ``"reduce-overhead"`` replays CUDA graphs.
         autocast: context in which it will run.
 
@@ -140,31 +143,42 @@ def compiled_forward(
 
     device, _ = module_device_and_dtype(model)
     mixed = autocast is not nullcontext
-    labels = torch.arange(image_shape[0], device=device) % model.num_classes
     options = {**list_mode_options(mode), "fallback_random": True}
     compiled: Callable[..., Details] = torch.compile(model.forward_details, options=options)
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
-    def one_pass(forward: Callable[[Tensor], Details], rounded: int = 0) -> list[Tensor]:
+    def one_pass(forward: ForwardDetails, count: int, rounded: int = 0) -> list[Tensor]:
         """Logits and gradients, copied: CUDA graphs write the next ones into the same memory."""
         torch.manual_seed(0)
-        images = torch.randn(image_shape, device=device)
+        images = torch.randn((count, *image_shape), device=device)
         with autocast():
-            details = forward(_rounded(images, rounded, torch.bfloat16 if mixed else images.dtype))
-        loss = objective(details, labels)["loss"]
+            details = Details(**forward(_rounded(images, rounded, torch.bfloat16 if mixed else images.dtype), passes[count]))
+        loss = objective(details, torch.arange(count, device=device) % model.num_classes)["loss"]
         gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
         for name, value in model.named_buffers():
             value.copy_(buffers[name])
         return [value.detach().clone() for value in (details.logits.float(), *gradients)]
 
+    eager, ours = ForwardDetails(model), ForwardDetails(model, compiled)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        logits, *gradients = one_pass(model.forward_details)
-        others = [one_pass(model.forward_details, rounded)[1:] for rounded in range(1, 1 + ROUNDED_PASSES)]
-        try:
-            found_logits, *found = one_pass(compiled)
-        except Exception as error:  # of many kinds: no compiler on the machine, an operation it does not know
-            raise ValueError(f"the network cannot be compiled here ({one_line(error)}); train without --compile") from error
+        for count in passes:
+            expected = [one_pass(eager, count, rounded) for rounded in range(1 + ROUNDED_PASSES)]
+            try:
+                found = one_pass(ours, count)
+            except Exception as error:  # of many kinds: no compiler on the machine, an operation it does not know
+                raise ValueError(f"the network cannot be compiled here ({one_line(error)}); train without --compile") from error
+            _check_compiled(found, expected, list(trained), mixed)
+    return compiled
+
+
+def _check_compiled(found: list[Tensor], expected: list[list[Tensor]], names: list[str], mixed: bool) -> None:
+    """Refuse logits and gradients, in this order, that differ from those of the eager passes by more than rounding.
+
+    Raises:
+        ValueError: they do.
+    """
+    (logits, *_), found_logits = expected[0], found[0]
     most, difference = logits.abs().max().item(), (found_logits - logits).abs().max().item()
     if not difference <= (MIXED_TOLERANCE if mixed else TOLERANCE) * most:
         raise ValueError(
@@ -172,13 +186,13 @@ def compiled_forward(
             "train without --compile"
         )
     tolerance = MIXED_GRADIENT_TOLERANCE if mixed else GRADIENT_TOLERANCE
-    if wrong := wrong_gradients(dict(zip(trained, found)), [dict(zip(trained, some)) for some in (gradients, *others)], tolerance):
+    gradients, *others = [dict(zip(names, some[1:], strict=True)) for some in (found, *expected)]
+    if wrong := wrong_gradients(gradients, others, tolerance):
         (name, (difference, norm)), more = next(iter(wrong.items())), len(wrong) - 1
         raise ValueError(
             f"the compiled network's gradients differ from the eager one's, {name}'s by {difference:.2g} (its norm is {norm:.2g})"
             f"{f' and {more} more' if more else ''}; train without --compile"
         )
-    return compiled
 
 
 def _rounded(images: Tensor, seed: int, kind: torch.dtype) -> Tensor:

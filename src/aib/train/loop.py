@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aib.classifier import AttentiveClassifier, Classifier, Details, Noise
+from aib.classifier import AttentiveClassifier, Classifier, Details
 from aib.data.augment import alternate_flips, normalize, random_crop
 from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
@@ -146,18 +146,16 @@ class _Fit:
         if saved is not None:
             load_optimizer(optimizer, saved["optimizer"], folder.last)
         self.running = RunningMeans(device, sums if self.rank == 0 else None)
+        shape = (bundle.channels, *bundle.image_size)
+        self.sharing = Sharing(self.world, self.rank, config.run.accumulate or 1, batch, self.model, shape)
         forward = None
         if config.run.compile:
-            count = batch // self.world
             mixed = {} if config.run.precision == "32-true" else {"autocast": fabric.autocast}
-            taken = (count, bundle.channels, *bundle.image_size)
-            forward = compiled_forward(self.model.train(), taken, config.run.compile_mode, **mixed)
+            forward = compiled_forward(self.model.train(), shape, self.sharing.passes(), config.run.compile_mode, **mixed)
         self.wrapped, self.optimizer = fabric.setup(ForwardDetails(self.model, forward), optimizer)
         if saved is not None:
             load_precision(fabric.strategy.precision, saved.get("precision", {}), folder.last)
         self.agreement = Agreement(self.world, device, self._sum, self.state.step)
-        shape = (bundle.channels, *bundle.image_size)
-        self.sharing = Sharing(self.world, self.rank, config.run.accumulate or 1, batch, self.model, shape)
         self.val = self.sharing.of_validation(self.bundle.val)
         self.flip = bundle.mirror if config.data.flip is None else config.data.flip
         self.saved_at = self.synced_at = time.monotonic()
@@ -299,7 +297,7 @@ class _Fit:
         done = []
         for cut, weight in (cuts := self.sharing.parts(len(labels))):
             inputs = normalize(images[cut], bundle.mean, bundle.std)
-            given = () if noise is None else (Noise(noise.attention[:, cut], noise.latent[:, :, cut]),)
+            given = () if noise is None else (noise.of(cut),)
             with self.fabric.no_backward_sync(self.wrapped, enabled=self.world > 1 and cut is not cuts[-1][0]):
                 details = Details(**self.wrapped(inputs, *given))
                 parts = objective(

@@ -7,8 +7,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
+from aib.data.locking import held
 from aib.data.texts import printable, read_text
 from aib.train.checkpoint import write_text
 
@@ -51,7 +50,7 @@ def update_table(
     """
     texts = [{column: str(row[column]) for column in columns} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):  # of several evaluations at once, none may lose another's row
+    with held(path.with_name(f".{path.name}.lock")):  # of several evaluations at once, none may lose another's row
         for left in path.parent.glob(".*.tmp"):  # by a process that was killed; none writes now
             if left.name.startswith(f".{path.name}."):
                 left.unlink(missing_ok=True)

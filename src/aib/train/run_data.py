@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,11 +10,10 @@ from aib.data import DATA_NAMES, open_data
 from aib.data.benchmarks import STL10_CLASSES
 from aib.data.bundle import DataBundle
 from aib.data.classes import index_classes, match_classes
-from aib.data.texts import typed_path
 from aib.train.checks import check_channels
 from aib.train.config import DataConfig
 from aib.train.origin import check_same_data, locate_data, locate_root, same_data
-from aib.train.run_folder import RunFolder, hard_lock
+from aib.train.run_folder import RunFolder
 from aib.train.weights import LoadedRun
 
 __all__ = ["Labels", "label_convention", "open_run_data", "open_training_data", "reopen_training_data"]
@@ -24,37 +21,21 @@ __all__ = ["Labels", "label_convention", "open_run_data", "open_training_data", 
 Labels = Literal["by-name", "by-index"]
 """How the classes of another data set become those of the run."""
 
-LOCK = ".opening.lock"
-"""File in the folder of data sets that a process holds while it opens one."""
-
 
 def open_training_data(config: DataConfig) -> DataBundle:
-    """The data of a configuration, with its normalisation where it gives one. Of several processes one downloads, the others wait.
+    """The data of a configuration, with its normalisation where it gives one.
 
     Raises:
         ValueError: see `aib.data.open_data` and `aib.train.checks.check_channels`.
     """
-    with _alone(config):
-        bundle = open_data(
-            config.data, root=Path(config.root), image_size=config.image_size, val_fraction=config.val_fraction,
-            seed=config.split_seed, download=config.download, skip_bad=config.skip_bad, workers=config.workers, boxes=config.boxes,
-        )  # fmt: skip
+    bundle = open_data(
+        config.data, root=Path(config.root), image_size=config.image_size, val_fraction=config.val_fraction,
+        seed=config.split_seed, download=config.download, skip_bad=config.skip_bad, workers=config.workers, boxes=config.boxes,
+    )  # fmt: skip
     if not (config.mean or config.std):
         return bundle
     check_channels(config.mean, config.std, bundle)
     return replace(bundle, mean=config.mean, std=config.std)
-
-
-@contextlib.contextmanager
-def _alone(config: DataConfig) -> Iterator[None]:
-    """Hold the folder of data sets while one of them is opened: the process that comes first downloads or unpacks it for all."""
-    root = typed_path(config.root)
-    with contextlib.ExitStack() as held:
-        if config.data in DATA_NAMES and config.data != "clutter" and (config.download or root.is_dir()):
-            with contextlib.suppress(OSError, NotImplementedError):  # where nothing can be written nothing is unpacked either
-                root.mkdir(parents=True, exist_ok=True)
-                held.enter_context(hard_lock(root / LOCK))
-        yield
 
 
 def reopen_training_data(folder: RunFolder, config: DataConfig) -> DataBundle:
@@ -98,12 +79,11 @@ def open_run_data(
     other = data is not None and data != d.data
     labels = label_convention(run, data, labels)
     d = locate_data(folder, d, root) if data is None else replace(d, root=str(locate_root(folder, data, root)))
-    with _alone(replace(d, data=data or d.data)):
-        bundle = open_data(
-            data or d.data, root=Path(d.root), image_size=run.image_size if other else d.image_size,
-            val_fraction=None if other else d.val_fraction, seed=d.split_seed, download=d.download, skip_bad=d.skip_bad,
-            workers=d.workers, boxes=None if other else d.boxes,
-        )  # fmt: skip
+    bundle = open_data(
+        data or d.data, root=Path(d.root), image_size=run.image_size if other else d.image_size,
+        val_fraction=None if other else d.val_fraction, seed=d.split_seed, download=d.download, skip_bad=d.skip_bad,
+        workers=d.workers, boxes=None if other else d.boxes,
+    )  # fmt: skip
     if data is None:
         check_same_data(folder, bundle, _source(d), "name the folder of the right ones with --root, or use these with --data")
     elif bundle.name == run.card["data"] and same_data(folder, bundle) is False:

@@ -13,16 +13,15 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aib.data.decoders import is_lost_decoder
+from aib.data.locking import held
 from aib.data.texts import printable, read_text
 from aib.train.checkpoint import naming, write_text
 from aib.train.config import TrainConfig, config_to_dict, read_config
 
-if TYPE_CHECKING:
-    from filelock import FileLock
-
-__all__ = ["BUSY", "RunFolder", "environment", "hard_lock"]
+__all__ = ["BUSY", "RunFolder", "environment"]
 
 LOCK = ".training.lock"
 """File that the process that trains in a folder holds."""
@@ -39,25 +38,8 @@ WRITTEN = (
 GALLERY_FILE = re.compile(r"[0-9]+(-[0-9]+)*(-mask)?\.(png|npy)")
 """Names of the pictures, maps and masks of a gallery."""
 
-LOST_DECODER = "DataLoader worker"
-"""What torch's error speaks of when a process that decodes was killed: it is raised wherever the main thread is at that moment."""
-
 BUSY = "is being trained by another process"
 """What the message of `RunFolder.locked` says, whatever the folder."""
-
-
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""Errors of file systems without locks, such as NFS without its lock service."""
-
-
-def hard_lock(path: Path) -> FileLock:
-    """A lock that the system lets go of with its process; never a mere file in its place, which a killed process would leave."""
-    from filelock import FileLock
-
-    try:
-        return FileLock(path, fallback_to_soft=False)
-    except TypeError:  # older versions have no such option
-        return FileLock(path)
 
 
 def _is_leftover(path: Path) -> bool:
@@ -205,22 +187,12 @@ class RunFolder:
         Raises:
             ValueError: another process trains in this folder.
         """
-        from filelock import Timeout
-
-        lock = hard_lock(self.path / LOCK)
-        try:
-            lock.acquire(wait, poll_interval=0.02)
-        except Timeout:
-            raise ValueError(f"{self.path} {BUSY}; wait for it, or stop it first") from None
-        except NotImplementedError:  # a file system without locks: as good as before there were any
-            pass
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(held(self.path / LOCK, wait))
+            except TimeoutError:
+                raise ValueError(f"{self.path} {BUSY}; wait for it, or stop it first") from None
             yield
-        finally:
-            lock.release()
 
     def in_training(self) -> bool:
         """Whether a process trains in this folder now; one that begins to while this is found out waits for the answer."""
@@ -273,7 +245,7 @@ class RunFolder:
                 error.add_note(f"make room, then {advice}" if error.errno == errno.ENOSPC else advice)
             raise
         except RuntimeError as error:
-            if LOST_DECODER in str(error) and (advice := self.advice().removeprefix("; ")):
+            if is_lost_decoder(error) and (advice := self.advice().removeprefix("; ")):
                 error.add_note(f"{advice} and fewer --workers")
             raise
 

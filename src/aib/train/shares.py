@@ -66,6 +66,11 @@ class Sharing:
             maps = torch.randn((1, self.batch, *attention), device=self.device)[:, self.share]
         return Noise(maps, torch.randn((1, 1, self.batch, *latent), device=self.device)[:, :, self.share])
 
+    def passes(self) -> dict[int, Noise | None]:
+        """The kinds of pass that a step makes in this process: numbers of images, each with noise such as is given then."""
+        noise, count = self.noise(), len(range(self.batch)[self.share])
+        return {cut.stop - cut.start: None if noise is None else noise.of(cut) for cut, _ in self.parts(count)}
+
     def parts(self, count: int) -> list[tuple[slice, float]]:
         """The parts of a share of ``count`` images, which differ by one image at most, each with its weight in the loss.
 
