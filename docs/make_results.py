@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from aib.paper.counting import changes
 from aib.paper.scores import compare_scores, read_scores
-from aib.paper.tables import PaperTable, changes, compare_runs, read_runs
+from aib.paper.tables import PaperTable, compare_runs, read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, SCORES = (ROOT / "results" / name for name in ("runs.csv", "scores.csv"))

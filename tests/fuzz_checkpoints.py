@@ -10,7 +10,7 @@ import math
 import pickle
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,6 +31,11 @@ from aib.train.run_folder import RunFolder
 from aib.train.weights import load_run
 from fuzz_data import Trap, zip_flags, zipped
 from fuzzing import NUMBERS, TEXTS, Case, Maker, misplace, nested, spoil, spoil_json, strange, weighted, write_json
+
+WEIGHT_READERS: list[Callable[[Path], object]] = [
+    load_checkpoint, read_published, lambda path: create_backbone("test_resnet", pretrained=path),
+]  # fmt: skip
+"""Every reader of files of torch.save."""
 
 
 def copied(seeds: Path, name: str, folder: Path) -> RunFolder:

@@ -16,6 +16,7 @@ PACKAGE = "aib"
 FLOORS: dict[str, float] = {
     "errors": 0,
     "functional": 1,
+    "saved": 1,
     "anchors": 2,
     "attention": 2,
     "bottleneck": 2,

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import io
-import mmap
-import pickletools
 import sys
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aib.saved import check_saved
+
 __all__ = [
     "check_real",
-    "check_saved",
     "create_backbone",
     "declared_input_size",
     "image_size",
@@ -27,15 +24,6 @@ __all__ = [
 ]
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-
-SPARSE = b"_rebuild_sparse"
-"""In every pickle that holds a sparse tensor."""
-
-BYTEARRAY, ENCODE = b"bytearray\n", b"_codecs\nencode\n"
-"""In every pickle that makes a bytearray, or encodes a text: torch calls both with whatever the pickle says."""
-
-LEGACY_PICKLES = 5
-"""At the start of a file that torch.save wrote before 2020: three of its version, the content and the names of the storages."""
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
@@ -53,75 +41,6 @@ def check_real(weights: Mapping[str, Any]) -> None:
     for name, value in weights.items():
         if isinstance(value, Tensor) and value.is_complex():
             raise ValueError(f"the numbers of {name!r} are complex")
-
-
-def check_saved(path: Path) -> None:
-    """Refuse a file that is not laid out as `torch.save` does, before `torch.load` sees it.
-
-    Raises:
-        ValueError: it is neither a zip file nor a pickle (a tar file, as torch wrote before 2017, would be unpacked), a zip file
-            with compressed or overlapping members, as decompression bombs have, or it holds sparse tensors, or what a few bytes
-            make of any size (bytearrays, and other codecs than the one of numpy's scalars).
-        Exception: of many kinds, where the zip file is damaged.
-    """
-    with path.open("rb") as file:
-        start = file.read(2)
-        if start[:1] != b"\x80" and start != b"PK":
-            raise ValueError("it begins like no file that torch.save writes")
-        # torch refuses them as well, but what it notes of them for its checks would fall on the next file that it loads
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(SPARSE) >= 0:
-                raise ValueError("it holds sparse tensors, of which no weights are made")
-            if content.find(BYTEARRAY) >= 0:
-                raise ValueError("it holds a bytearray, of which no weights are made")
-            encodes = content.find(ENCODE) >= 0
-            if encodes and start != b"PK":
-                for _ in range(LEGACY_PICKLES):
-                    _check_encoded(content)
-    if start != b"PK":
-        return
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise ValueError("it is compressed, which torch.save does not do")
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise ValueError("it has members that overlap")
-    if encodes:
-        with path.open("rb") as file:  # read as torch.load does, which may find another member of that name than Python does
-            _check_encoded(io.BytesIO(torch._C.PyTorchFileReader(file).get_record("data.pkl")))
-
-
-def _check_encoded(file: IO[bytes] | mmap.mmap) -> None:
-    """Refuse a pickle that encodes otherwise than a pickle of Python writes bytes: a text of its own in latin1, once each.
-
-    Codecs such as hex make twice as much of it each time, and a text named again and again is as much each time.
-
-    Raises:
-        ValueError: it does, or is no pickle.
-    """
-    memo: dict[object, object] = {}
-    encode, top, follows, length, began = object(), None, "", 0, file.tell()
-    for operation, value, _ in pickletools.genops(cast("IO[bytes]", file)):  # which a map is as far as it is read
-        name = operation.name
-        if name.endswith("PUT"):
-            memo[value] = top
-            continue
-        if name.endswith("GET"):
-            top = memo.get(value)
-        else:
-            top = encode if (name, value) == ("GLOBAL", "_codecs encode") else value if name == "BINUNICODE" else None
-        if follows == "text" and isinstance(top, str):
-            length, follows = length + len(top), "codec"
-        elif follows == "codec" and top == "latin1":
-            follows = "TUPLE2"
-        elif follows in ("TUPLE2", "REDUCE") and name == follows:
-            follows = "REDUCE" if name == "TUPLE2" else ""
-        elif follows:
-            raise ValueError("it encodes texts as no weights are")
-        elif top is encode:
-            follows = "text"
-    if length > file.tell() - began:
-        raise ValueError("it encodes the same text again and again")
 
 
 def image_size(size: int | tuple[int, int]) -> tuple[int, int]:

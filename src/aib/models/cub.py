@@ -22,7 +22,7 @@ from torch import nn
 
 from aib.anchors import AnchorQuantizer
 from aib.attention import SpatialAttention
-from aib.backbones import check_real, check_saved, one_line
+from aib.backbones import check_real, one_line
 from aib.bottleneck import LatentBottleneck, deep_decoder
 from aib.classifier import AttentiveClassifier, Classifier, PlainClassifier, SplitBackbone
 from aib.functional import Modulation
@@ -32,6 +32,7 @@ from aib.models.vgg_att import CompatibilityClassifier
 from aib.models.vgg_dvib import LatentClassifier
 from aib.models.vgg_gap import GapClassifier
 from aib.models.vgg_pan import ProgressiveClassifier
+from aib.saved import check_saved
 
 __all__ = [
     "vgg_aib_cub", "vgg_aib_qt_cub", "vgg_att2_cub", "vgg_att3_cub", "vgg_cub", "vgg_dvib_cub", "vgg_gap_cub", "vgg_pan_cub",

@@ -16,7 +16,7 @@ from aib.interpret.intervals import mean_interval, paired_difference
 from aib.paper.counting import changes, check_protocol, counted, network_and_data, on_protocol, one_a_seed, recipes_of
 
 __all__ = [
-    "NOT_RUN", "PAIRED", "WHY", "PaperTable", "changes", "compare_runs", "difference_of_seeds", "mean_of_seeds", "numbered",
+    "NOT_RUN", "PAIRED", "WHY", "PaperTable", "compare_runs", "difference_of_seeds", "mean_of_seeds", "numbered",
     "published", "read_recorded", "read_runs", "table1",
 ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aib.backbones import check_saved
+from aib.saved import check_saved
 
 __all__ = [
     "FORMAT", "is_plain", "link", "load_checkpoint", "naming", "save_checkpoint", "strip_prefixes", "write_atomically",

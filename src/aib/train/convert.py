@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aib.backbones import check_saved
 from aib.data import open_data
 from aib.models import create_model
 from aib.models.reference import ReferenceNetwork, convert_reference, identify_reference
+from aib.saved import check_saved
 from aib.train.checks import check_apart
 from aib.train.config import TrainConfig, config_from_dict
 from aib.train.macs import count_macs
