@@ -43,17 +43,17 @@ MAPS = """Table 2 of the paper on the same runs. The score is the share of image
 of those whose prediction survives the edit; a map that never changes has 100. What counts is therefore how far the map
 stands above its best control (`aib score`)."""
 
-MAPS_SAY = """The attention maps of `vgg_aib` and `vgg_aib_qt` have the highest score there is under every edit, and no excess: at
-this width and budget they are bright nearly everywhere, and the cosine of any two such maps is near 1, which the score of the paper
-rewards. What varies in them stays with its own image less than an edge detector or the same network, random in part, does:
-under every edit the correlation is below the best control's, and none of the intervals over three seeds reaches 0. The maps of
-`vgg_att3` have a greater excess than AIB's under every edit, by high frequencies alone not beyond the interval, and on the mean a
-greater correlation; a control is ahead of them too on the mean, by the excess beyond the interval under five of the ten edits. The wide residual
-networks, of one seed each, have maps with scores of 87 to 100 and an excess of 5 to 36. Among them the correlation is greatest for
-`wrn_abn`, the excess for `wrn_aib`; a control is ahead of all three under every edit, but for the correlation of `wrn_abn` under
-the two largest windows of another data set, where they are level. What this does not show: how the maps of fully trained networks
-of full width behave. A number in brackets is how many seeds there are; an interval of so few can reach beyond what is possible,
-and one seed has none."""
+MAPS_SAY = """The attention maps of `vgg_aib` and `vgg_aib_qt` have the highest score there is under every edit, and no excess:
+at this width and budget they are bright nearly everywhere, and the cosine of any two such maps is near 1, which the score of
+the paper rewards. What varies in them stays with its own image less than an edge detector or the same network, random in part,
+does: under every edit the correlation is below the best control's, and none of the intervals over three seeds reaches 0. The
+maps of `vgg_att3` have a greater excess than AIB's under every edit, by high frequencies alone not beyond the interval, and on
+the mean a greater correlation; a control is ahead of them too on the mean, by the excess beyond the interval under five of the
+ten edits. The wide residual networks, of one seed each, have maps with scores of 87 to 100 and an excess of 5 to 36. Among them
+the correlation is greatest for `wrn_abn`, the excess for `wrn_aib`; a control is ahead of all three under every edit, but for
+the correlation of `wrn_abn` under the two largest windows of another data set, where they are level. What this does not show:
+how the maps of fully trained networks of full width behave. A number in brackets is how many seeds there are; an interval of so
+few can reach beyond what is possible, and one seed has none."""
 
 FAST_RECIPE = """The recipe `cifar10/fast` is chosen for accuracy per operation: a map of AIB-QT at 15x15 between the first two
 blocks of a small network that is arranged as airbench94 (Jordan 2024), 16 epochs. The yardstick is arithmetic, not seconds: 94

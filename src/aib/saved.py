@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import mmap
 import pickletools
+import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Any, Final, cast
 
 import torch
 
-__all__ = ["check_saved"]
+__all__ = ["check_saved", "load_saved"]
 
 SPARSE = b"_rebuild_sparse"
 """In every pickle that holds a sparse tensor."""
@@ -21,6 +23,22 @@ BYTEARRAY = b"bytearray\n"
 
 LEGACY_PICKLES = 5
 """At the start of a file that torch.save wrote before 2020: three of its version, the content and the names of the storages."""
+
+
+def load_saved(path: Path, allowed: Sequence[Any] = ()) -> Any:
+    """What `torch.save` wrote, on the CPU; nothing in the file is executed, and torch warns of nothing in it.
+
+    Args:
+        path: of the file.
+        allowed: types that are taken beside those of tensors, see `torch.serialization.safe_globals`.
+
+    Raises:
+        ValueError: see `check_saved`.
+        Exception: of many kinds, where the file is damaged or holds other types.
+    """
+    check_saved(path)
+    with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings(action="ignore"):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def check_saved(path: Path) -> None:

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from aib.anchors import AnchorQuantizer
@@ -32,7 +30,7 @@ from aib.models.vgg_att import CompatibilityClassifier
 from aib.models.vgg_dvib import LatentClassifier
 from aib.models.vgg_gap import GapClassifier
 from aib.models.vgg_pan import ProgressiveClassifier
-from aib.saved import check_saved
+from aib.saved import load_saved
 
 __all__ = [
     "vgg_aib_cub", "vgg_aib_qt_cub", "vgg_att2_cub", "vgg_att3_cub", "vgg_cub", "vgg_dvib_cub", "vgg_gap_cub", "vgg_pan_cub",
@@ -75,9 +73,7 @@ def _imagenet(name: str, pretrained: str | None, in_channels: int) -> Any:
         raise ValueError(f"pretrained weights {pretrained!r} are not a file; 'yes' fetches torchvision's")
     try:
         _check_digest(path)
-        check_saved(path)
-        with warnings.catch_warnings(action="ignore"):  # of what it may not be able to read: then it says so
-            weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = load_saved(path)
         check_real(weights)
         network.load_state_dict(weights)
     except Exception as error:

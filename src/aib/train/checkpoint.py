@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aib.saved import check_saved
+from aib.saved import load_saved
 
 __all__ = [
     "FORMAT", "is_plain", "link", "load_checkpoint", "naming", "save_checkpoint", "strip_prefixes", "write_atomically",
@@ -135,12 +134,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not whole:
         raise ValueError(f"{path} is cut or damaged")
     try:
-        check_saved(path)
+        state = load_saved(path)
         with zipfile.ZipFile(path) as file:
             if file.testzip() is not None:  # torch does not compare the checksums: a flipped bit would be a weight
                 raise zipfile.BadZipFile
-        with warnings.catch_warnings(action="ignore"):  # of what it may not be able to read: then it says so
-            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is damaged or no checkpoint of this package ({type(error).__name__})") from None
     version = state.get("format") if isinstance(state, dict) else None

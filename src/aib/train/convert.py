@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import re
 import reprlib
-import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import Tensor
 from aib.data import open_data
 from aib.models import create_model
 from aib.models.reference import ReferenceNetwork, convert_reference, identify_reference
-from aib.saved import check_saved
+from aib.saved import load_saved
 from aib.train.checks import check_apart
 from aib.train.config import TrainConfig, config_from_dict
 from aib.train.macs import count_macs
@@ -153,10 +152,7 @@ def _load(path: Path) -> Any:
     if not whole:
         raise ValueError(f"{path} is cut or damaged; copy or fetch it again")
     try:
-        check_saved(path)
-        # torch warns of pickles of another protocol than its own, which are refused below
-        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_saved(path, ALLOWED)
     except Exception as error:  # a cut or foreign file raises any of a dozen types
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ValueError(
