@@ -35,7 +35,7 @@ def open_data(
     workers: int = 2,
     boxes: str | None = None,
 ) -> DataBundle:
-    """Open the data set called ``data``. Of several processes that open named sets in one folder, one downloads and unpacks at a time.
+    """Open the data set called ``data``. Of processes that open named sets in one folder, one at a time downloads and unpacks.
 
     Args:
         data: ``"clutter"`` (embedded), one of the benchmarks in ``root`` (``"cifar10"``, ``"cifar100"``, ``"svhn"``, ``"stl10"``,
@@ -75,7 +75,9 @@ def open_data(
         if data not in DATA_NAMES and path.is_dir():
             from aib.data.folder import open_folder
 
-            return open_folder(path, image_size=image_size, val_fraction=val_fraction, seed=seed, skip_bad=skip_bad, workers=workers)
+            return open_folder(
+                path, image_size=image_size, val_fraction=val_fraction, seed=seed, skip_bad=skip_bad, workers=workers
+            )
         bundle = _fixed_size(data, path, root, val_fraction, seed, download)
         height, width = bundle.image_size
         if image_size not in (None, bundle.image_size) and not (image_size == height == width):
