@@ -143,19 +143,19 @@ def _find(root: Path, download: bool) -> Path:
     for place, lists in ((folder, ("images.txt",)), (root, ("images.txt", "bounding_boxes.txt"))):
         if not _is_2010(place) and all((place / name).is_file() for name in lists):
             return place
-    older = _folder_of_2010(root)
-    if older is not None and (folder.exists() or not (download or archive.is_file())):
+    edition = _folder_of_2010(root)
+    if edition is not None and (folder.exists() or not (download or archive.is_file())):
         raise ValueError(
-            f"{older}: this is CUB-200-2010; CUB-200-2011 is needed (11,788 images, not 6,033): "
+            f"{edition}: this is CUB-200-2010; CUB-200-2011 is needed (11,788 images, not 6,033): "
             f"put it at {folder}, or fetch it with --download ({SIZE}) into another --root"
         )
     if folder.exists():
         raise ValueError(f"{folder} is incomplete, it has no images.txt; remove it, and fetch it with --download ({SIZE})")
     if not archive.is_file():
         if not download:
-            if all((root / name).is_file() for name in ARCHIVES_OF_2010):
+            if older := [name for name in ARCHIVES_OF_2010 if (root / name).is_file()]:
                 raise ValueError(
-                    f"{' and '.join(ARCHIVES_OF_2010)} in {root} are the archives of CUB-200-2010; CUB-200-2011 is needed: "
+                    f"{' and '.join(older)} in {root}: so the archives of CUB-200-2010 are called; CUB-200-2011 is needed: "
                     f"fetch it with --download ({SIZE}), or put {archive} there, from {URL}"
                 )
             raise ValueError(

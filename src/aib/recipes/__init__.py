@@ -74,10 +74,11 @@ def recipe_path(name: str) -> Path:
 
 
 def _near(name: str) -> list[tuple[str, float]]:
-    """The three recipes most like ``name`` with the likeness from 0 to 1, greatest first; a name without folders is a last part."""
+    """The three recipes most like ``name`` with the likeness from 0 to 1, greatest first; a name without folders is any part."""
 
     def likeness(other: str) -> float:
-        return difflib.SequenceMatcher(None, name, other if "/" in name else other.rpartition("/")[2]).ratio()
+        parts = [other] if "/" in name else other.split("/")
+        return max(difflib.SequenceMatcher(None, name, part).ratio() for part in parts)
 
     return sorted(((recipe.name, likeness(recipe.name)) for recipe in list_recipes()), key=lambda pair: -pair[1])[:3]
 
