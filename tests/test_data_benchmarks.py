@@ -17,6 +17,7 @@ from aib.data.benchmarks import BENCHMARKS, STL10_CLASSES, open_benchmark
 from aib.data.bundle import DataBundle, Split, TensorSplit, batch_indices
 from aib.data.classes import index_classes
 from aib.data.images import read_image
+from aib.data.open import LOCK
 from aib.train.run_data import reopen_training_data
 from aib.train.run_folder import RunFolder
 from aib.train.weights import load_run
@@ -198,7 +199,7 @@ def test_stl10_is_unpacked_from_the_official_archive_only(tmp_path: Path, monkey
     assert not (tmp_path / "stl10_binary").exists()
     monkeypatch.setattr(STL10, "tgz_md5", md5(archive))
     assert len(open_data("stl10", root=tmp_path).test) == 20
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [LOCK]
 
 
 def test_an_npz_file_goes_before_the_official_files(tmp_path: Path) -> None:
