@@ -5,19 +5,14 @@ It warns of files that were measured before what they time was changed.
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
-import statistics
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aib.bench import SUBJECTS
-from aib.bench.record import FORMAT, Target, source_digests
+from aib.bench.record import FORMAT, source_digests
 from aib.bench.shown import rounds_in_words, sentences, table
-from aib.bench.timing import coverage, median_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "bench"
@@ -61,53 +56,18 @@ been timed on a GPU.""",
 def read(subject: str) -> dict[str, Any]:
     """What was measured of a subject.
 
-    The intervals of files of the first format, percentiles of a bootstrap, are computed anew from the rounds they keep; a target
-    whose rounds they do not keep has none.
+    Raises:
+        ValueError: the file is of another format.
     """
     result: dict[str, Any] = json.loads((RESULTS / f"{subject}.json").read_text(encoding="utf-8"))
-    if result["format"] == FORMAT:
-        return result
-    every = list(_rounds(result))
-    for row in result["rows"]:
-        reference = row["variants"][row["reference"]]
-        for variant in row["variants"].values():
-            for name, seconds in (("ratio", "seconds"), ("processor_ratio", "processor_seconds")):
-                variant[name] = median_interval(list(_divided(variant[seconds], reference[seconds]))).as_json()
-    for target in result["targets"]:
-        median, low, high = target["measured"]
-        if low == high:  # the same every time
-            continue
-        same = (rounds for rounds in every if math.isclose(statistics.median(rounds), median, rel_tol=2e-5))
-        measured = median_interval(next(same, [median]))
-        sense, limit = target["wanted"].split()
-        target["measured"], target["reached"] = measured.as_json(), Target("", sense, float(limit), measured).reached
-    if coverage(result["settings"]["repeats"]) and any(target["measured"][1] is None for target in result["targets"]):
-        result["notes"].append("a verdict without an interval waits for the next measurement: this one did not keep its rounds")
+    if result["format"] != FORMAT:
+        raise ValueError(f"{subject}.json is of format {result['format']}, not {FORMAT}; measure it anew: {result['command']}")
     return result
-
-
-def _rounds(result: dict[str, Any]) -> Iterator[list[float]]:
-    """All that a target of a file of the first format may be the median of."""
-    for row in result["rows"]:
-        for one, other in itertools.permutations(row["variants"].values(), 2):
-            yield list(_divided(one["seconds"], other["seconds"]))
-        yield from (variant["seconds"] for variant in row["variants"].values())
-    for details in result["details"].values():
-        if isinstance(details, dict) and "epochs" in details:
-            for part in details["shares"]:
-                shares = [epoch["network" if part == "outside" else part] / epoch["training"] for epoch in details["epochs"]]
-                yield [1 - share for share in shares] if part == "outside" else shares
-
-
-def _divided(one: list[float], other: list[float]) -> Iterator[float]:
-    return (a / b for a, b in zip(one, other, strict=True))
 
 
 def warnings(subject: str) -> list[str]:
     """What was changed, of that which a subject times, since it was measured."""
-    result = json.loads((RESULTS / f"{subject}.json").read_text(encoding="utf-8"))
-    if "sources" not in result:
-        return [f"{subject}: measured by a version that did not note its sources"]
+    result = read(subject)
     now = source_digests(subject)
     changed = sorted(path for path, digest in now.items() if result["sources"].get(path) != digest)
     return [f"{subject}: measured before the last change of {', '.join(changed)}; again: {result['command']}"] if changed else []

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from aib.bench import SOURCES, SUBJECTS
-from aib.bench.record import source_digests
+from aib.bench.record import FORMAT, source_digests
 from scripts import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,39 +46,6 @@ def test_the_score_is_judged_on_the_time_of_the_processor(script: ModuleType) ->
     assert target["wanted"] == "<= 1.15"
 
 
-def test_old_intervals_are_computed_anew_from_the_rounds(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(script, "RESULTS", tmp_path)
-    one, other = [1.0] * 7, [2.0, 2.1, 1.5, 1.9, 1.4, 2.3, 1.6]
-    variants = {
-        name: {"ratio": [9, 9, 9], "processor_ratio": [9, 9, 9], "seconds": seconds, "processor_seconds": seconds}
-        for name, seconds in (("one", one), ("other", other))
-    }
-    targets = [
-        {"name": "kept", "wanted": "<= 2.2", "measured": [1.9, 1.6, 2.1], "reached": "yes"},
-        {"name": "not kept", "wanted": "< 3", "measured": [0.5, 0.4, 0.6], "reached": "yes"},
-        {"name": "the same every time", "wanted": "<= 1", "measured": [0, 0, 0], "reached": "yes"},
-    ]
-    old = {
-        "format": 1,
-        "settings": {"repeats": 7},
-        "notes": [],
-        "rows": [{"reference": "one", "variants": variants}],
-        "targets": targets,
-        "details": {},
-    }
-    (tmp_path / "step.json").write_text(json.dumps(old))
-    found = script.read("step")
-    assert found["rows"][0]["variants"]["other"]["ratio"] == [1.9, 1.4, 2.3]
-    assert len(found["notes"]) == 1
-    assert [(target["measured"], target["reached"]) for target in found["targets"]] == [
-        ([1.9, 1.4, 2.3], "unclear"), ([0.5, None, None], "unclear"), ([0, 0, 0], "yes")
-    ]  # fmt: skip
-    (tmp_path / "step.json").write_text(json.dumps(old | {"format": 2}))
-    assert script.read("step") == old | {"format": 2}
-
-
 def test_the_script_warns_of_what_was_measured_before_a_change(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,10 +56,12 @@ def test_the_script_warns_of_what_was_measured_before_a_change(
         ({}, []),
         ({"functional.py": "0"}, ["quantizer: measured before the last change of functional.py; again: aib bench quantizer"]),
     ):
-        (tmp_path / "quantizer.json").write_text(json.dumps({"sources": sources | changed, "command": "aib bench quantizer"}))
+        measured = {"format": FORMAT, "sources": sources | changed, "command": "aib bench quantizer"}
+        (tmp_path / "quantizer.json").write_text(json.dumps(measured))
         assert script.warnings("quantizer") == said
-    (tmp_path / "quantizer.json").write_text(json.dumps({"format": 1}))
-    assert script.warnings("quantizer") == ["quantizer: measured by a version that did not note its sources"]
+    (tmp_path / "quantizer.json").write_text(json.dumps({"format": FORMAT - 1, "command": "aib bench quantizer"}))
+    with pytest.raises(ValueError, match=f"quantizer.json is of format {FORMAT - 1}, not {FORMAT}; measure it anew: aib bench"):
+        script.read("quantizer")
 
 
 def test_every_subject_names_sources_that_are_there() -> None:
