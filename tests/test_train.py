@@ -6,7 +6,10 @@ import csv
 import itertools
 import json
 import math
+import re
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +19,7 @@ import torch
 
 import short_runs
 from aib.data.bundle import DataBundle
-from aib.train import loop
+from aib.train import loop, run_folder
 from aib.train.checkpoint import load_checkpoint, save_checkpoint
 from aib.train.config import TrainConfig
 from aib.train.evaluate import evaluate
@@ -46,6 +49,24 @@ def test_the_data_are_learnt_and_the_run_folder_is_complete(whole: RunFolder) ->
     assert card["epoch"] == min(log, key=lambda row: (row["val"]["error"], row["val"]["cross_entropy"]))["epoch"]
     assert set(whole.read_json("environment.json")) >= {"python", "torch", "aib", "platform", "device", "threads", "commit", "date"}
     assert whole.config.optim.epochs == 3
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_has_a_plus_where_the_package_differs_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, table = tmp_path / "src" / "aib" / "train" / "run_folder.py", tmp_path / "results" / "runs.csv"
+    for file in (code, table):
+        file.parent.mkdir(parents=True)
+        file.write_text("one\n")
+    monkeypatch.setattr(run_folder, "__file__", str(code))
+    assert run_folder.environment("cpu", "32-true")["commit"] is None
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "src", "results"], [*who, "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    table.write_text("two\n")  # as every evaluation with --record does
+    commit = run_folder.environment("cpu", "32-true")["commit"]
+    assert re.fullmatch("[0-9a-f]{10}", commit)
+    code.write_text("two\n")
+    assert run_folder.environment("cpu", "32-true")["commit"] == f"{commit}+"
 
 
 @pytest.mark.parametrize("steps", [1, 4, STEPS, STEPS + 1, 3 * STEPS - 1, 3 * STEPS])

@@ -78,17 +78,17 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout this package runs from, with ``+`` where it has changes; None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    """Commit of the checkout this package runs from, with ``+`` where the package differs from it; None outside a checkout."""
+    package = Path(__file__).resolve().parent.parent  # elsewhere a change does not matter: results are written there, one by one
+    how: dict[str, Any] = {"cwd": package, "capture_output": True, "text": True, "timeout": 10}
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-        tracked = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=10)
+        if subprocess.run(["git", "ls-files", "--error-unmatch", __file__], **how).returncode:
+            return None
+        commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], check=True, **how).stdout.strip()
+        changes = subprocess.run(["git", "status", "--porcelain", "--", "."], check=True, **how).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip() if tracked.returncode == 0 else None
+    return commit + "+" * bool(changes)
 
 
 def default_name(config: TrainConfig) -> str:
