@@ -140,7 +140,7 @@ def otherwise(model: str, data: str, convention: str) -> list[str]:
                 "SGD for all data"
             )
         return found
-    found = [f"{held}; there all images train and the least test error chooses it"]
+    found = [f"{held}; there all images train (--val-fraction 0, for the last epoch) and the least test error chooses it"]
     if model == "vgg_dvib":
         found.append("there is no published code of vgg_dvib; the settings are those of vgg_aib")
     if data == "svhn":

@@ -151,7 +151,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path: Path, text: str
         ("[optim]\nbeta = -1.0", "beta is -1.0"),
         ("[data]\nval_fraction = 1.0", "val_fraction is 1.0"),
         ("[data]\nflip = false\nalternate_flip = true", "alternate_flip is on and flip is off"),
-        ("[data]\nval_fraction = 0", "val_fraction is 0.0"),
+        ("[data]\nval_fraction = -0.1", "val_fraction is -0.1; it must be 0, for none, or below 1"),
         ("[data]\ncrop_padding = -1", "crop_padding is -1"),
         ("[run]\nseed = -1", "seed is -1"),
         ("[run]\nseed = 4294967296", "seed is 4294967296"),

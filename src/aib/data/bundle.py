@@ -191,7 +191,7 @@ def stratified_split(labels: Tensor, fraction: float | None, seed: int) -> tuple
     if fraction is None:
         return torch.arange(len(labels)), torch.arange(0)
     if not 0.0 < fraction < 1.0:
-        raise ValueError(f"the held-out fraction is {fraction}; it must lie between 0 and 1")
+        raise ValueError(f"the held-out fraction is {fraction}; it must lie between 0 and 1, or be None for none")
     generator = torch.Generator().manual_seed(seed)
     kept, held = [], []
     for label in labels.unique().tolist():

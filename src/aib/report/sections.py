@@ -146,7 +146,8 @@ def _errors(record: RunRecord) -> Section | None:
     wrong = round(evaluation["error"] * evaluation["n"])
     lead = f"{wrong:,} of {evaluation['n']:,} {_split(record)} images are classified wrong: {percent(evaluation['error'])} (95 %: "
     lead += f"{interval(evaluation['error_interval'])})."
-    if evaluation.get("last_error") is not None and evaluation.get("weights") == "best":
+    selected = record.model.get("val_error") is not None  # else there were no validation images, and the last epoch is kept
+    if selected and evaluation.get("last_error") is not None and evaluation.get("weights") == "best":
         lead += " These are the weights that did best on the validation split; those of the last epoch err on"
         lead += f" {percent(evaluation['last_error'])}."
     if record.split == "val":

@@ -14,9 +14,12 @@ from aib.classifier import AttentiveClassifier, Classifier
 from aib.data.augment import normalize
 from aib.data.bundle import DataBundle
 from aib.data.texts import typed_path
-from aib.train.config import DataConfig
+from aib.train.config import DataConfig, TrainConfig
 
-__all__ = ["check_apart", "check_augmentation", "check_channels", "check_first_pass", "collapse_warnings", "finite_weights"]
+__all__ = [
+    "check_apart", "check_augmentation", "check_channels", "check_first_pass", "check_validation", "collapse_warnings",
+    "finite_weights",
+]  # fmt: skip
 
 
 def check_first_pass(model: Classifier, bundle: DataBundle) -> None:
@@ -79,6 +82,19 @@ def check_augmentation(config: DataConfig, bundle: DataBundle) -> None:
         )
 
 
+def check_validation(config: TrainConfig, bundle: DataBundle) -> None:
+    """Refuse what needs validation images where there are none.
+
+    Raises:
+        ValueError: ``revive_anchors`` is on without a validation split.
+    """
+    if config.optim.revive_anchors and not len(bundle.val):
+        raise ValueError(
+            "revive_anchors is on, but there are no validation images to see which anchors are used; leave it out or hold some "
+            "out with --val-fraction 0.1"
+        )
+
+
 def check_apart(folder: Path, data: str) -> None:
     """Refuse a run folder among the images: the next training would take it for a class.
 
@@ -96,21 +112,22 @@ def finite_weights(model: nn.Module) -> bool:
     return bool(torch.stack(flags).all()) if flags else True
 
 
-def collapse_warnings(val: Mapping[str, float], model: Classifier, *, warm: bool) -> list[str]:
+def collapse_warnings(numbers: Mapping[str, float], model: Classifier, *, warm: bool) -> list[str]:
     """Plain words about a collapse, for the log and the report.
 
     Args:
-        val: of `aib.train.predict.summarize`.
+        numbers: of `aib.train.predict.summarize`; or, where there are no validation images, the means of the epoch, of which the
+            rate alone is looked at.
         model: the model it is about.
         warm: whether beta has reached its value: before that a latent says nothing yet.
     """
     found = []
-    if warm and val.get("rate_bits", math.inf) < 1.0:
-        found.append(f"the latent has collapsed: {val['rate_bits']:.2f} bits; lower --beta or raise --beta-warmup-epochs")
-    if val.get("map_std", 1.0) < 1e-3:
+    if warm and numbers.get("rate_bits", math.inf) < 1.0:
+        found.append(f"the latent has collapsed: {numbers['rate_bits']:.2f} bits; lower --beta or raise --beta-warmup-epochs")
+    if numbers.get("map_std", 1.0) < 1e-3:
         found.append("the attention map is constant over positions and images")
     if isinstance(model, AttentiveClassifier) and model.quantizer is not None:
         total = model.quantizer.num_anchors
-        if val["anchors_used"] < total / 2:
-            found.append(f"only {val['anchors_used']:.0f} of {total} anchors are in use")
+        if (used := numbers.get("anchors_used", total)) < total / 2:
+            found.append(f"only {used:.0f} of {total} anchors are in use")
     return found

@@ -45,7 +45,8 @@ class DataConfig:
     image_size: int | None = None
     """Side in pixels of the square images; by default the data set's own, 224 for photographs."""
     val_fraction: float = 0.1
-    """Share of the training images held out for validation where the data set has no validation split."""
+    """Share of the training images held out for validation where the data set has no validation split; with 0 all images train,
+    and the run's weights are those of the last epoch."""
     split_seed: int = 0
     """Seed of that split (the run's own seed does not change it)."""
     mean: tuple[float, ...] = ()
@@ -219,8 +220,8 @@ class TrainConfig:
             raise ValueError(f"clip_norm is {o.clip_norm}; it must be above 0, or absent for none")
         if not all(0 <= m <= 1 for m in d.mean) or not all(0 < s <= 1 for s in d.std):
             raise ValueError(f"mean is {d.mean} and std {d.std}; they are of pixels in [0, 1], and no std is 0")
-        if not 0 < d.val_fraction < 1:
-            raise ValueError(f"val_fraction is {d.val_fraction}; it must lie between 0 and 1")
+        if not 0 <= d.val_fraction < 1:
+            raise ValueError(f"val_fraction is {d.val_fraction}; it must be 0, for none, or below 1")
         if d.alternate_flip and d.flip is False:
             raise ValueError("alternate_flip is on and flip is off; one of them must change")
 

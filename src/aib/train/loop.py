@@ -23,7 +23,7 @@ from aib.data.bundle import DataBundle, batch_indices, epoch_order
 from aib.loss import objective
 from aib.train.agreement import Agreement
 from aib.train.checkpoint import link, save_checkpoint
-from aib.train.checks import check_apart, check_augmentation, check_first_pass, collapse_warnings, finite_weights
+from aib.train.checks import check_apart, check_augmentation, check_first_pass, check_validation, collapse_warnings, finite_weights
 from aib.train.config import TrainConfig, with_machine
 from aib.train.device import wants_channels_last
 from aib.train.fabric import ForwardDetails, compiled_forward, meet
@@ -99,6 +99,7 @@ def train(
         model = start_network(config, bundle, resumed=state is not None)
         if resume is None:
             check_augmentation(config.data, bundle)
+            check_validation(config, bundle)
             check_first_pass(model, bundle)
             if first:
                 folder.path.mkdir(parents=True, exist_ok=True)
@@ -214,7 +215,7 @@ class _Fit:
             "val": val,
         }
         warm = state.epoch >= optim.beta_warmup_epochs
-        if warnings := collapse_warnings(val, self.model, warm=warm):
+        if warnings := collapse_warnings(val or numbers, self.model, warm=warm):
             row["warnings"] = warnings
         return row
 
@@ -267,12 +268,15 @@ class _Fit:
             raise Interrupted(f"stopped after {done}, saved; go on with: aib train --resume {self.folder.path}")
 
     def _validate(self) -> dict[str, float]:
-        """The numbers on validation, after which unused anchors move where that is asked for.
+        """The numbers on validation, after which unused anchors move where that is asked for; none without validation images.
 
         Raises:
             DivergedError: one of them, or a weight, is not finite.
         """
         bundle = self.bundle
+        if not len(bundle.val):
+            self._check_weights()
+            return {}
         shared = predict(self.model, self.val, bundle.mean, bundle.std, device=self.device)
         predictions = self.sharing.gathered(shared, bundle.val.labels, self.model, self._sum)
         val = summarize(predictions)
@@ -343,14 +347,15 @@ class _Fit:
         return DivergedError(f"{what} is not a finite number at step {step}; {kept}; try a lower --lr or --clip-norm 1")
 
     def _keep(self, row: dict[str, Any]) -> None:
-        """Write the checkpoint of a finished epoch, and the weights when they are the best on validation."""
+        """Write the checkpoint of a finished epoch, and the weights when they are the best on validation, or there is none."""
         state, val = self.state, row["val"]
-        better = (val["error"], val["cross_entropy"]) < (state.best_error, state.best_cross_entropy)
+        reached = (val["error"], val["cross_entropy"]) if val else (math.inf, math.inf)
+        better = not val or reached < (state.best_error, state.best_cross_entropy)
         if better:
-            state.best_error, state.best_cross_entropy, state.best_epoch = val["error"], val["cross_entropy"], state.epoch
+            (state.best_error, state.best_cross_entropy), state.best_epoch = reached, state.epoch
             # before the checkpoint that says so: killed in between, the epoch is repeated and writes them again
             if self.rank == 0:
-                save_weights(self.folder, self.model, {**self.card, "epoch": state.epoch, "val_error": val["error"]})
+                save_weights(self.folder, self.model, {**self.card, "epoch": state.epoch, "val_error": val.get("error")})
         self._save()
         if better and self.rank == 0:
             link(self.folder.last, self.folder.best)
@@ -364,7 +369,8 @@ class _Fit:
         if state.best_epoch in (0, selected_epoch(self.folder)):
             return
         if (chosen := load_best(self.folder, self.model, state.best_epoch)) is not None:
-            save_weights(self.folder, chosen, {**self.card, "epoch": state.best_epoch, "val_error": state.best_error})
+            error = state.best_error if math.isfinite(state.best_error) else None  # without validation images
+            save_weights(self.folder, chosen, {**self.card, "epoch": state.best_epoch, "val_error": error})
         else:
             state.best_error, state.best_cross_entropy, state.best_epoch = math.inf, math.inf, 0
 

@@ -91,11 +91,13 @@ def _parts(numbers: Mapping[str, float]) -> str:
 
 
 def epoch_line(row: Mapping[str, object], epochs: int) -> str:
-    """One line about a finished epoch, from its row of ``metrics.jsonl``."""
+    """One line about a finished epoch, from its row of ``metrics.jsonl``; without validation images ``val`` is empty."""
     train, val = row["train"], row["val"]
     if not isinstance(train, Mapping) or not isinstance(val, Mapping):
         raise ValueError("a metrics row needs 'train' and 'val' tables")
-    text = f"epoch {row['epoch']}/{epochs}  train {_parts(train)}  |  val error {100 * val['error']:.2f}%"
+    text = f"epoch {row['epoch']}/{epochs}  train {_parts(train)}"
+    if "error" in val:
+        text += f"  |  val error {100 * val['error']:.2f}%"
     if "rate_bits" in val:
         text += f"  rate {val['rate_bits']:.1f} bits"
     if "anchors_used" in val:

@@ -29,7 +29,7 @@ def open_training_data(config: DataConfig) -> DataBundle:
         ValueError: see `aib.data.open_data` and `aib.train.checks.check_channels`.
     """
     bundle = open_data(
-        config.data, root=Path(config.root), image_size=config.image_size, val_fraction=config.val_fraction,
+        config.data, root=Path(config.root), image_size=config.image_size, val_fraction=config.val_fraction or None,
         seed=config.split_seed, download=config.download, skip_bad=config.skip_bad, workers=config.workers, boxes=config.boxes,
     )  # fmt: skip
     if not (config.mean or config.std):
@@ -81,7 +81,7 @@ def open_run_data(
     d = locate_data(folder, d, root) if data is None else replace(d, root=str(locate_root(folder, data, root)))
     bundle = open_data(
         data or d.data, root=Path(d.root), image_size=run.image_size if other else d.image_size,
-        val_fraction=None if other else d.val_fraction, seed=d.split_seed, download=d.download, skip_bad=d.skip_bad,
+        val_fraction=None if other else d.val_fraction or None, seed=d.split_seed, download=d.download, skip_bad=d.skip_bad,
         workers=d.workers, boxes=None if other else d.boxes,
     )  # fmt: skip
     if data is None:
