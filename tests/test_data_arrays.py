@@ -240,3 +240,10 @@ def test_benchmark_reads_the_files_of_torchvision(tmp_path: Path, monkeypatch: p
     assert bundle.class_names == tuple(names)
     assert np.array_equal(planes(bundle.test), x.transpose(0, 3, 1, 2))
     assert bundle.test.labels.tolist() == y.tolist()
+    (folder / "meta").write_bytes(b"damaged")
+    said = (
+        rf"meta is damaged or another file: its MD5 is .* file {meta}; remove .*{folder.name}, and fetch it again with --download"
+    )
+    for download in (False, True):  # torchvision fetches nothing while the images are whole
+        with pytest.raises(ValueError, match=said):
+            open_benchmark("cifar100", tmp_path, download=download)

@@ -216,6 +216,9 @@ def test_the_papers_own_q_goes_by_the_classes_of_the_data() -> None:
         (["4", "--rows", "2"], "--rows is for figures 3 and 5"),
         (["5", "a", "b", "--window", "4"], "--window is for figure 3"),
         (["3", "a", "--record", "other.csv"], "--record is for figure 4"),
+        (["4", "--record", "nowhere.csv"], "there is no file nowhere.csv"),
+        (["3", "a", "--seed", "-1"], "seed is -1; it must lie between 0 and"),
+        (["3", "a", "--out", f"{__file__}/x.png"], f"{__file__} is a file; it must be a folder"),
     ],
 )
 def test_mistakes_are_one_line(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from aib.interpret import mean_interval, paired_difference
 from aib.report.plots import sweep_plot
 from aib.train.checkpoint import load_checkpoint, save_checkpoint
 from aib.train.loop import train
-from aib.train.sweep import grid, run_all, visible_devices
+from aib.train.sweep import _Processes, grid, run_all, visible_devices
 from tiny import write_npz
 
 SHORT = ("model=vgg_xs_aib_qt", "anchors=8", "epochs=1", "batch_size=32", "device=cpu")
@@ -210,6 +210,33 @@ def test_mistakes_are_one_line(given: list[str], said: str, tmp_path: Path, caps
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_training_that_a_signal_killed_is_told_by_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = plan(SweepOptions(set=(f"data={data}", *SHORT), seeds=(0,), out=tmp_path))
+    die = "import os, signal; print('epoch 1/3  train loss 1.7', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    call = _Processes.call
+    monkeypatch.setattr(_Processes, "call", lambda self, words, *rest: call(self, [sys.executable, "-c", die], *rest))
+    assert run_all([run], log=tmp_path / "logs") == {run.name: "killed by signal 9 (SIGKILL); is there too little memory?"}
+
+
+def test_a_folder_that_becomes_another_run_fails_that_run_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a recipe is changed while the sweep goes on: what it says then holds for the runs that have not begun."""
+    runs = plan(SweepOptions(set=(f"data={data}", *SHORT), seeds=(0, 1), out=tmp_path))
+    call, said = _Processes.call, []
+
+    def changed(self: _Processes, words: list[str], *rest: Any) -> int:
+        return call(self, [*words, "--lr", "0.02"] if "train" in words and "0" in words[-3:] else words, *rest)
+
+    monkeypatch.setattr(_Processes, "call", changed)
+    failed = run_all(runs, log=tmp_path / "logs", say=said.append)
+    assert list(failed) == [runs[0].name]
+    assert "holds a run with other options" in failed[runs[0].name]
+    assert "[1/2]" in next(line for line in said if "failed" in line)
+    assert runs[1].state() == "evaluated"
 
 
 def test_runs_get_devices_of_those_that_a_scheduler_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,12 +49,15 @@ def run(arguments: Sequence[str]) -> None:
     from aib.recipes import start_of
     from aib.train.device import choose_device
     from aib.train.evaluate import evaluate
-    from aib.train.record import COLUMNS, record_run
+    from aib.train.record import COLUMNS, check_trained, record_run
     from aib.train.results_table import check_table
     from aib.train.run_folder import RunFolder
 
     check_table(options.record, COLUMNS)
-    base = start_of(RunFolder.open(options.run)) if options.record is not None else None  # before the work: it may be damaged
+    base = None
+    if options.record is not None:  # before the work
+        check_trained(RunFolder.open(options.run))
+        base = start_of(RunFolder.open(options.run))
     result = evaluate(
         options.run, split=options.split, data=options.data, labels=options.labels, root=options.root,
         download=options.download, device=choose_device(options.device), samples=options.samples,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from aib.commands.options import parse_options
+from aib.commands.options import check_out, parse_options
 
 KINDS = (".png", ".pdf", ".svg")
 
@@ -95,5 +95,11 @@ def _check(options: FigureOptions) -> None:
     for name, numbers in OF_FIGURES.items():
         if options.number not in numbers and getattr(options, name) != getattr(usual, name):
             raise ValueError(f"--{name} is for figure{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))}")
+    if options.record != usual.record and not options.record.exists():
+        raise ValueError(f"there is no file {options.record}")
+    if options.out is not None:
+        check_out(options.out)
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"seed is {options.seed}; it must lie between 0 and {2**32 - 1}")
     if options.rows < 1:
         raise ValueError(f"rows is {options.rows}; it must be at least 1")

@@ -9,11 +9,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-__all__ = ["parse_options"]
+__all__ = ["check_out", "parse_options"]
 
 T = TypeVar("T")
 
@@ -24,6 +25,22 @@ _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 _LEAST_WIDTH = 40
 """Columns for the help; in fewer than ten its layout would never end."""
+
+
+def check_out(out: Path, *, folder: bool = False) -> None:
+    """Refuse, before the work, a place for its result that lies below a file.
+
+    Args:
+        out: file that is to be written; its folders are made where they are absent.
+        folder: it is itself to be a folder.
+
+    Raises:
+        ValueError: one of the folders is a file.
+    """
+    whole = out.absolute()
+    beneath = next(path for path in ((whole,) if folder else ()) + tuple(whole.parents) if path.exists())
+    if not beneath.is_dir():
+        raise ValueError(f"out is {out}, but {beneath} is a file; it must be a folder")
 
 
 def parse_options(options: type[T], verb: str, arguments: Sequence[str], default: T | None = None) -> T:

@@ -40,6 +40,7 @@ def run(arguments: Sequence[str]) -> None:
 
     from aib.recipes import start_of
     from aib.train.device import choose_device
+    from aib.train.record import check_trained
     from aib.train.results_table import check_table
     from aib.train.run_folder import RunFolder
     from aib.train.score import score_run
@@ -49,7 +50,10 @@ def run(arguments: Sequence[str]) -> None:
     if not console.is_terminal:  # a file or a pipe has no width of its own
         console = Console(highlight=False, markup=False, width=WIDTH)
     check_table(options.record, SCORE_COLUMNS)
-    base = start_of(RunFolder.open(options.run)) if options.record is not None else None  # before the work: it may be damaged
+    base = None
+    if options.record is not None:  # before the work
+        check_trained(RunFolder.open(options.run))
+        base = start_of(RunFolder.open(options.run))
     given = options.settings
     settings = replace(given, against=_separated(given.against), outside=_separated(given.outside))
     result = score_run(

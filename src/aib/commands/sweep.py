@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aib.commands.options import parse_options
+from aib.commands.options import check_out, parse_options
 
 if TYPE_CHECKING:
     from aib.train.sweep import SweepRun
@@ -48,9 +48,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.jobs < 1:
         raise ValueError(f"jobs is {options.jobs}; it must be at least 1")
 
-    beneath = next(path for path in (options.out, *options.out.absolute().parents) if path.exists())
-    if not beneath.is_dir():
-        raise ValueError(f"out is {options.out}, but {beneath} is a file; it must be a folder")
+    check_out(options.out, folder=True)
 
     from rich.console import Console
 

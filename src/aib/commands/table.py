@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from aib.commands.options import parse_options
+from aib.commands.options import check_out, parse_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +55,8 @@ def run(arguments: Sequence[str]) -> None:
     options = parse_options(TableOptions, "table", arguments)
     if options.out is not None and options.out.suffix not in (".csv", ".md"):
         raise ValueError(f"out is {options.out}; it must end in .csv or .md")
+    if options.out is not None:
+        check_out(options.out)
 
     _check(options)
 

@@ -178,7 +178,9 @@ def _from_torchvision(name: str, root: Path, download: bool, extra: bool) -> tup
         return _read(name, source, root, download, extra)
     except (OSError, RuntimeError, HTTPException) as error:
         # a missing network is an OSError, a missing or damaged file a RuntimeError
-        wrong = odd_file(_official(source, root, extra))
+        wrong, names = odd_file(_official(source, root, extra)), _names(source, root)
+        if names and odd_file(names) and wrong is None:  # which torchvision does not fetch again where the images are whole
+            raise ValueError(f"{odd_file(names)}; remove {where}, and fetch it again with --download ({size})") from error
         if download:
             reason = wrong if wrong and isinstance(error, RuntimeError) else " ".join(str(error).split())
             raise ValueError(f"the download of {name} failed: {reason}; bring {where} or {root / name}.npz yourself") from error
@@ -217,6 +219,11 @@ def _official(source: Any, root: Path, extra: bool) -> list[tuple[Path, str]]:
         parts = ("train", "test", "extra") if extra else ("train", "test")
         return [(root / source.split_list[part][1], source.split_list[part][2]) for part in parts]
     return [(root / source.base_folder / file, md5) for file, md5 in (*source.train_list, *source.test_list)]
+
+
+def _names(source: Any, root: Path) -> list[tuple[Path, str]]:
+    """The file of the class names, which CIFAR has, with its official MD5."""
+    return [(root / source.base_folder / source.meta["filename"], source.meta["md5"])] if hasattr(source, "meta") else []
 
 
 def _with_more(bundle: DataBundle, images: np.ndarray, labels: np.ndarray) -> DataBundle:

@@ -207,11 +207,17 @@ def _both(key: str) -> dict[str, tuple[str, str]]:
 
 CURVES = (
     Curve(
-        "error", "", _both("error"), "Share of wrong answers. Training images are augmented: their line may lie above validation."
+        "error",
+        "",
+        _both("error"),
+        "Share of wrong answers. Training images are augmented: their line may lie above that of others.",
     ),
     Curve("loss", "nats", _both("loss"), "The sum that training lowers; the parts that apply follow."),
     Curve(
-        "cross-entropy", "nats", _both("cross_entropy"), "Wants right answers. A validation line that turns up means overfitting."
+        "cross-entropy",
+        "nats",
+        _both("cross_entropy"),
+        "Wants right answers. A validation line, where there is one, that turns up means overfitting.",
     ),
     Curve("rate loss", "nats", _both("rate_loss"), "Beta times the rate: the price of information. It moves with beta, too."),
     Curve(

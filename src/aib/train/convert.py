@@ -276,7 +276,7 @@ def _trained_on(checkpoint: PublishedCheckpoint, network: ReferenceNetwork, path
 def _class_names(data: str, root: str, network: ReferenceNetwork) -> list[str]:
     """Names from the data themselves, whose spelling later evaluations compare with, or from memory where a named set is absent."""
     try:
-        bundle = open_data(data, root=Path(root), image_size=IMAGE_SIZE)
+        bundle = open_data(data, root=Path(root), image_size=IMAGE_SIZE, val_fraction=None)
     except ValueError:
         if data not in CLASS_NAMES:
             raise
@@ -293,9 +293,12 @@ def _class_names(data: str, root: str, network: ReferenceNetwork) -> list[str]:
 
 
 def _published_config(network: ReferenceNetwork, data: dict[str, Any], out: Path) -> TrainConfig:
-    """The published code's settings, those of the recipe ``reference/DATA/MODEL``, with the checkpoint's own data and sizes."""
+    """The published code's settings, those of the recipe ``reference/DATA/MODEL``, with the checkpoint's own data and sizes.
+
+    But nothing is held out: the published code trains on all images, so none of them could validate.
+    """
     tables = published_settings(network.name, "cifar10", "reference")  # of every data set of 32x32 images, but for what is given
-    tables["data"] |= data
+    tables["data"] |= {**data, "val_fraction": 0.0}
     tables["model"] |= network.options
     return config_from_dict({**tables, "run": {"out": str(out)}})
 

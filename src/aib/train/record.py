@@ -13,7 +13,7 @@ from aib.train.config import TrainConfig, is_flag
 from aib.train.results_table import update_table
 from aib.train.run_folder import RunFolder
 
-__all__ = ["COLUMNS", "command_line", "record_run"]
+__all__ = ["COLUMNS", "check_trained", "command_line", "record_run"]
 
 COLUMNS = (
     "data", "evaluated_on", "model", "recipe", "seed", "beta", "epochs", "split", "samples", "mirror", "error", "error_low",
@@ -23,6 +23,16 @@ COLUMNS = (
 KEY = ("data", "evaluated_on", "split", "samples", "mirror", "command")
 """A row with the same values here is replaced."""
 ORDER = ("data", "model", "recipe", "command", "evaluated_on", "split", "samples", "mirror")
+
+
+def check_trained(folder: RunFolder) -> None:
+    """Refuse a run of whose training nothing is known, before it is evaluated for a table of trainings.
+
+    Raises:
+        ValueError: it was converted, or its ``environment.json`` is gone.
+    """
+    if not folder.has("environment.json"):
+        raise ValueError(f"{folder.path} has no environment.json, as a converted run: there is no training to record")
 
 
 def record_run(path: Path, result: Mapping[str, Any], table: Path, base: TrainConfig) -> dict[str, str]:

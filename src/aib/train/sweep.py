@@ -157,10 +157,12 @@ def run_all(
                 if code == 0 and reached == state:
                     return f"aib {'eval' if state == 'trained' else 'train'} ended, but {folder.path} is as before"
                 if code != 0:
-                    reason = _last_line(output) or f"exit code {code}"
+                    reason = _reason(code, output)
                     overtaken = BUSY in reason or folder.in_training() or (reached != state and reached in ("trained", "evaluated"))
                     if not overtaken:  # else another sweep does the same run: look what is left of it
                         return reason
+        except ValueError as error:  # its folder holds another run now: said at once, and the others go on
+            return str(error)
         finally:
             free.put(gpu)
         return None
@@ -300,6 +302,15 @@ class _Processes:
                 process.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _reason(code: int, output: Path) -> str:
+    """Why a process ended: the signal that killed it, or else its last line."""
+    if code >= 0:
+        return _last_line(output) or f"exit code {code}"
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else "unknown"
+    memory = "; is there too little memory?" if name == "SIGKILL" else ""
+    return f"killed by signal {-code} ({name}){memory}"
 
 
 def _last_line(path: Path) -> str:
