@@ -88,7 +88,7 @@ def test_the_run_is_evaluated_and_reported_without_a_word_of_selection(whole: Ru
     result = evaluate(whole.path)
     assert result["error"] == result["last_error"]
     assert "after the last epoch" in "\n".join(summary_lines(result))
-    with pytest.raises(ValueError, match="squares has no val images: it brings none, and of it none were held out"):
+    with pytest.raises(ValueError, match="squares has no val images: it brings none, and none were held out"):
         evaluate(whole.path, split="val")
     page = build_report([whole.path], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "the weights kept are those of epoch 3" in page

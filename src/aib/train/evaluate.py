@@ -82,7 +82,7 @@ def evaluate(
         raise ValueError(f"labels is {labels!r}, but the data are open already; match their classes before")
     chosen = bundle.split(split)
     if not len(chosen):
-        raise ValueError(f"{bundle.name} has no {split} images: it brings none, and of it none were held out")
+        raise ValueError(f"{bundle.name} has no {split} images: it brings none, and none were held out")
     has_map = run.model.has_map
     if mirror and not bundle.mirror:
         raise ValueError(f"mirror images of {bundle.name} do not show the same class; evaluate without mirror")
