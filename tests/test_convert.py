@@ -340,6 +340,8 @@ def test_a_converted_run_is_explained_and_reported_but_not_resumed(
     capsys.readouterr()
     assert main(["train", "--resume", run]) == 2  # there is no state of a training to go on from
     assert "last.ckpt is missing" in capsys.readouterr().err
+    assert main(["train", "--data", "clutter", "--out", run]) == 2
+    assert "is not empty: choose another folder" in capsys.readouterr().err  # and no word of --resume
     for verb in ("eval", "score"):  # a table of trainings has no place for it: said before the work
         assert main([verb, run, "--record", str(tmp_path / "table.csv")]) == 2
         captured = capsys.readouterr()

@@ -225,5 +225,6 @@ def check_classes(labels: Tensor, class_names: Sequence[str], split: str, least:
         if count < least:
             raise ValueError(
                 f"class {name!r} has {count} image{'s' if count > 1 else ''} in the {split} split; "
-                f"{least} are needed, one to keep and one for every split held out of it"
+                f"{least} are needed, one to keep and one for every split held out of it "
+                "(--val-fraction 0 holds out none for validation)"
             )

@@ -147,7 +147,8 @@ def table1(runs: Sequence[Mapping[str, str]], convention: str = "paper", protoco
             f"ours: mean over seeds, 95 % t interval where there are several, and their number; {TESTED[protocol]}; of several "
             "runs of a seed the one without options of the machine counts, else the newest",
             "trained on nine tenths of the training images (45,000 of CIFAR's 50,000): the others choose the epoch; the paper's "
-            "code trains on all of them and chooses by the test error",
+            "code trains on all of them and chooses by the test error; a run of another share (--val-fraction), as with any other "
+            "change of its recipe, does not count here: --recipe NAME shows it",
             "STL-10: models trained on CIFAR-10, classes matched by index as in the published columns: aib eval RUN --data stl10 "
             "--labels by-index, with --split train for stl10_train; --labels by-name gives the honest number, over the nine "
             "classes that both have",

@@ -115,7 +115,8 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; a run needs a folder of its own")
         if path.exists() and not all(_is_leftover(inside) for inside in path.iterdir()):
-            hint = f"continue it with --resume {path}, or " if (path / "config.toml").exists() else ""
+            resumable = self.has("config.toml") and not self._traces()
+            hint = f"continue it with --resume {path}, or " if resumable else ""
             raise ValueError(f"{path} exists and is not empty: {hint}choose another folder with --out")
 
     def create(self, config: TrainConfig) -> None:
@@ -274,17 +275,21 @@ class RunFolder:
                 are not.
         """
         self.last.parent.mkdir(parents=True, exist_ok=True)
+        if found := self._traces():
+            raise ValueError(
+                f"{self.last} is missing, but {', '.join(found)} exist: put one in its place, or start a run elsewhere"
+            )
+
+    def _traces(self) -> list[str]:
+        """What tells of a training, or of no training at all, that cannot be gone on with: its last checkpoint is not there."""
         if self.last.exists():
-            return
+            return []
         # weights and log of the first epoch come before the first checkpoint; they are written again
         epochs = self.finished_epochs
         others = [self.last.with_name("previous.ckpt"), self.best, *([self.metrics] if epochs > 1 else [])]
         if not epochs:  # no training wrote these: a converted run's
             others.append(self.path / "model.safetensors")
-        if found := [str(path) for path in others if path.exists()]:
-            raise ValueError(
-                f"{self.last} is missing, but {', '.join(found)} exist: put one in its place, or start a run elsewhere"
-            )
+        return [str(path) for path in others if path.exists()]
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file of the run, whole or not at all."""
