@@ -53,8 +53,8 @@ MAPS = """Table 2 of the paper on the same runs. The score is the share of image
 of those whose prediction survives the edit; a map that never changes has 100. What counts is therefore how far the map
 stands above its best control (`aib score`)."""
 
-MAPS_SAY = """The attention maps of `vgg_aib` and `vgg_aib_qt` have the highest score there is under every edit, and no excess: at this
-width and budget they are bright nearly everywhere, and the cosine of any two such maps is near 1, which the score of the
+MAPS_SAY = """The attention maps of `vgg_aib` and `vgg_aib_qt` have the highest score there is under every edit, and no excess: at
+this width and budget they are bright nearly everywhere, and the cosine of any two such maps is near 1, which the score of the
 paper rewards. What varies in them stays with its own image less than an edge detector or the same network, random in part,
 does: under every edit the correlation is below the best control's, and none of the intervals over three seeds reaches 0. The
 maps of `vgg_att3` have a greater excess than AIB's under every edit, by high frequencies alone not beyond the interval, and

@@ -262,8 +262,10 @@ def arguments_case(r: Random, folder: Path, seeds: Path) -> Case:
         "--help", "--scale", "--labels", "--config.data.data", "--step-epochs", "--", "-", "--epochs=3", "--lr=", "--title",
         "--gpus",
     )  # fmt: skip
+    for name in ("run", "begun"):  # of its own, as a command line that is right by chance writes there
+        shutil.copytree(seeds / name, folder / name)
     values = (
-        str(seeds / "run"), str(seeds / "begun"), str(seeds / "picture.png"), str(folder / "none"), "3", "0", "1e5", "nan",
+        str(folder / "run"), str(folder / "begun"), str(seeds / "picture.png"), str(folder / "none"), "3", "0", "1e5", "nan",
         "True", "cpu",
         "resnet18", "beta=1,2", "paper/cifar10", "9" * 5000, *(text for text in TEXTS if "\0" not in text and "\ud83d" not in text),
     )  # fmt: skip

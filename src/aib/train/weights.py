@@ -74,6 +74,7 @@ def save_weights(folder: RunFolder, model: Classifier, card: Mapping[str, Any]) 
     """
     from safetensors.torch import save_file
 
+    # one entry alone: of several the order, and so the file's bytes, would change from one writing to the next
     # safetensors refuses shared storage and non-contiguous tensors: both are copied out
     # the epoch is in both files: a process may be killed between the two
     about = {"name": card["name"], "format": CARD_FORMAT, "epoch": card.get("epoch")}
@@ -81,7 +82,7 @@ def save_weights(folder: RunFolder, model: Classifier, card: Mapping[str, Any]) 
 
     def write(path: Path) -> None:
         try:
-            save_file(tensors, path, metadata={"format": "pt", "aib": json.dumps(about)})
+            save_file(tensors, path, metadata={"aib": json.dumps(about)})
         except OSError:
             raise
         except Exception as error:  # safetensors reports a full disk as its own error type
