@@ -10,6 +10,7 @@ import pytest
 
 from aib.bench import SOURCES, SUBJECTS
 from aib.bench.record import FORMAT, source_digests
+from aib.bench.score import SCORED
 from scripts import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +42,8 @@ def test_the_score_is_judged_on_the_time_of_the_processor(script: ModuleType) ->
     """On the clock it seemed to take less than the bare passes, which it holds: other work ran beside them."""
     result = json.loads((script.RESULTS / "score.json").read_text(encoding="utf-8"))
     (row,), (target,) = result["rows"], result["targets"]
-    assert target["measured"] == row["variants"]["scored"]["processor_ratio"]
-    assert target["name"].endswith("scored / bare, of the processor")
+    assert target["measured"] == row["variants"][SCORED]["processor_ratio"]
+    assert target["name"].endswith(f"{SCORED} / bare, of the processor")
     assert target["wanted"] == "<= 1.15"
 
 
